@@ -1,0 +1,146 @@
+"""Depthwise convolution (one filter per channel): forward and gradients.
+
+x (H, W, C) int8, w (C, KH, KW) int8 symmetric per channel, b (C,) int32, y (Ho, Wo, C) int8; the arithmetic
+is that of ops/conv2d.py with the sum over one channel only.
+
+The kernels take one channel at a time: its plane is copied into scratch as padded int16, then the results
+are written. So the output may overwrite the input, channel by channel, at any stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinytrain_lite.graph import Op, Tensor
+from tinytrain_lite.ops.base import OpDefinition, check_clamp, expect, expect_tensor
+from tinytrain_lite.ops.epilogue import GradientOp, check_epilogue, skips
+from tinytrain_lite.ops.numerics import F32, Dfp, power_of_two, requantize
+from tinytrain_lite.ops.update import ParameterGradient
+from tinytrain_lite.ops.window import check_window, col2im, im2col
+
+if TYPE_CHECKING:
+    from tinytrain_lite.autodiff import GradientBuilder
+    from tinytrain_lite.codegen.emit import Emitter
+    from tinytrain_lite.reference import Machine
+
+
+def padded_plane_bytes(x: Tensor, op: Op, kernel: tuple[int, int]) -> int:
+    """One channel of x with its padding, int16, plus one element so that a pair may be read at the end."""
+    top, left, bottom, right = op.attrs["pad"]
+    return 2 * ((x.shape[0] + top + bottom) * (x.shape[1] + left + right) + 1)
+
+
+class DepthwiseConv2d(OpDefinition):
+    kind = "depthwise_conv2d"
+
+    def check(self, op: Op) -> None:
+        x, w, y = op.inputs["x"], op.inputs["w"], op.outputs["y"]
+        expect(w.dtype == "int8" and len(w.shape) == 3, f"weight '{w.name}' is not int8[C,KH,KW]")
+        channels, kh, kw = w.shape
+        expect(len(x.shape) == 3 and x.dtype == "int8", f"input '{x.name}' is not int8[H,W,C]")
+        expect(channels == x.shape[2], f"weight has {channels} channels, '{x.name}' has {x.shape[2]}")
+        check_window(op, (kh, kw), x.shape[:2], y.shape[:2])
+        expect_tensor(y, "int8", (*y.shape[:2], channels))
+        expect_tensor(op.inputs["b"], "int32", (channels,))
+        expect_tensor(op.inputs["m"], "float32", (channels,))
+        check_clamp(op)
+
+    def reference(self, op: Op, v: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
+        x, y = op.inputs["x"], op.outputs["y"]
+        w = v["w"].astype(np.int32)
+        columns = im2col(v["x"].astype(np.int32) - x.zero_point, w.shape[1:], op.attrs["stride"], op.attrs["pad"])
+        acc = np.einsum("pqijc,cij->pqc", columns, w, dtype=np.int64) + v["b"]
+        q, inside = requantize(acc.astype(np.int32).astype(F32) * v["m"], y.zero_point, op.attrs["clamp"])
+        return {"y": q, "mask": inside}
+
+    def vjp(self, op: Op, g: GradientBuilder) -> None:
+        x, w = op.inputs["x"], op.inputs["w"]
+        grad = g.gradient(op, mult=op.inputs["m"])
+        window = {key: op.attrs[key] for key in ("stride", "pad")}
+        g.contribute(op, x, "depthwise_grad_input", {"g": grad, "w": w}, **window)
+        if w.role == "param":
+            channels = {"channels": op.attrs["channels"]} if "channels" in op.attrs else {}
+            g.parameter(op, w, "depthwise_grad_weight", {"g": grad, "x": x}, **window, **channels)
+        if op.inputs["b"].role == "param":
+            g.parameter(op, op.inputs["b"], "grad_bias", {"g": grad})
+
+    def call(self, op: Op, c: Emitter) -> str:
+        return c.call(
+            "tt_depthwise_conv2d", c.input(op.inputs["x"]), c.ptr(op.inputs["w"]), c.ptr(op.inputs["b"]),
+            c.window(op), c.requant(op), c.scratch(op),
+        )  # fmt: skip
+
+    def scratch_bytes(self, op: Op) -> int:
+        return padded_plane_bytes(op.inputs["x"], op, op.inputs["w"].shape[1:])
+
+    def in_place(self, op: Op) -> list[tuple[str, str]]:
+        return [("y", "x")]
+
+    def macs(self, op: Op) -> int:
+        return op.outputs["y"].elements * op.inputs["w"].shape[1] * op.inputs["w"].shape[2]
+
+
+class DepthwiseGradInput(GradientOp):
+    kind = "depthwise_grad_input"
+
+    def check(self, op: Op) -> None:
+        g, w, out = op.inputs["g"], op.inputs["w"], op.outputs["out0"]
+        expect_tensor(g, "dfp16", (*g.shape[:2], w.shape[0]))
+        check_window(op, w.shape[1:], out.shape[:2], g.shape[:2])
+        check_epilogue(op, (*out.shape[:2], w.shape[0]))
+
+    def value(self, op: Op, v: Mapping[str, Any]) -> np.ndarray:
+        g: Dfp = v["g"]
+        columns = np.einsum("pqc,cij->pqijc", g.mantissa.astype(np.int64), v["w"].astype(np.int64))
+        acc = col2im(columns, op.outputs["out0"].shape[:2], op.attrs["stride"], op.attrs["pad"])
+        return acc.astype(np.int32).astype(F32) * power_of_two(g.exponent)
+
+    def call(self, op: Op, c: Emitter) -> str:
+        return c.call(
+            "tt_depthwise_grad_input", c.dfp(op.inputs["g"]), c.dims(op.inputs["g"]), c.ptr(op.inputs["w"]),
+            c.window(op), c.dims(op.outputs["out0"]), c.epilogue(op), c.scratch(op),
+        )  # fmt: skip
+
+    def scratch_bytes(self, op: Op) -> int:
+        """One channel of g as int16, spread by the stride and framed by kernel - 1 zeros (a full correlation)."""
+        out, (_, kh, kw) = op.outputs["out0"], op.inputs["w"].shape
+        return 2 * ((out.shape[0] + kh - 1 + op.attrs["stride"]) * (out.shape[1] + kw - 1 + op.attrs["stride"]) + 1)
+
+    def in_place(self, op: Op) -> list[tuple[str, str]]:
+        return [("out0", f"skip{i}") for i in range(len(skips(op)))] or [("out0", "g")]
+
+    def macs(self, op: Op) -> int:
+        return op.inputs["g"].elements * op.inputs["w"].shape[1] * op.inputs["w"].shape[2]
+
+
+class DepthwiseGradWeight(ParameterGradient):
+    """dL/dw[c, i, j]; attr `channels` (sparse update) lists the rows of the parameter that learn."""
+
+    kind = "depthwise_grad_weight"
+
+    def gradient_shape(self, op: Op) -> tuple[int, ...]:
+        rows = op.attrs.get("channels") or range(op.inputs["g"].shape[2])
+        return (len(rows), *op.attrs["kernel"])
+
+    def gradient(self, op: Op, v: Mapping[str, Any]) -> np.ndarray:
+        x = v["x"].astype(np.int32) - op.inputs["x"].zero_point
+        columns = im2col(x, op.attrs["kernel"], op.attrs["stride"], op.attrs["pad"])
+        sums = np.einsum("pqijc,pqc->cij", columns, v["g"].mantissa.astype(np.int64), dtype=np.int64)
+        return sums[list(op.attrs["channels"])] if "channels" in op.attrs else sums
+
+    def call(self, op: Op, c: Emitter) -> str:
+        return c.call(
+            "tt_depthwise_grad_weight", c.dfp(op.inputs["g"]), c.input(op.inputs["x"]), c.dims(op.inputs["g"]),
+            c.window(op), c.update(op), c.scratch(op),
+        )  # fmt: skip
+
+    def scratch_bytes(self, op: Op) -> int:
+        return padded_plane_bytes(op.inputs["x"], op, op.attrs["kernel"])
+
+    def macs(self, op: Op) -> int:
+        kh, kw = op.attrs["kernel"]
+        rows = len(op.attrs.get("channels") or range(op.inputs["g"].shape[2]))
+        return op.inputs["g"].shape[0] * op.inputs["g"].shape[1] * rows * kh * kw
