@@ -42,6 +42,7 @@ class Tensor:
     data: np.ndarray | None = None  # const and param: the (initial) contents
     aliases: Tensor | None = None  # the older version of the parameter that this one overwrites
     limit: int = 32767  # dfp16: mantissas saturate at +-limit (see passes/limits.py)
+    peak: float | None = None  # dfp16: largest magnitude seen in calibration (see calibrate.py)
 
     @property
     def elements(self) -> int:

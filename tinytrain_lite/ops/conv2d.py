@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinytrain_lite.graph import Op, Tensor
+from tinytrain_lite.graph import Op
 from tinytrain_lite.ops.base import OpDefinition, check_clamp, expect, expect_tensor
 from tinytrain_lite.ops.epilogue import GradientOp, check_epilogue
 from tinytrain_lite.ops.numerics import F32, Dfp, matmul_exact, power_of_two, requantize
@@ -89,7 +89,7 @@ class Conv2d(OpDefinition):
         g.contribute(op, x, "conv2d_grad_input", {"g": grad, **weights}, **window)
         if w.role == "param":
             saved = g.saved_slice(op, x, w.shape[3]) if "perm" in op.inputs else x
-            g.parameter(op, w, "conv2d_grad_weight", {"g": grad, "x": saved}, **window)
+            g.parameter(op, w, "conv2d_grad_weight", {"g": grad, "x": saved}, kernel=w.shape[1:3], **window)
         if op.inputs["b"].role == "param":
             g.parameter(op, op.inputs["b"], "grad_bias", {"g": grad})
 
@@ -166,10 +166,6 @@ class Conv2dGradWeight(ParameterGradient):
             c.window(op), c.update(op), c.scratch(op),
         )  # fmt: skip
 
-    def scratch_bytes(self, op: Op) -> int:
-        """g and x of all positions, transposed to int16 rows so that two positions are one SMLAD."""
-        return 0
-
     def macs(self, op: Op) -> int:
         kh, kw = op.attrs["kernel"]
         return op.inputs["g"].elements * kh * kw * op.inputs["x"].shape[2]
@@ -197,7 +193,3 @@ class GatherChannels(OpDefinition):
             y.shape[2], c.ptr(y),
         )  # fmt: skip
 
-
-def saved_slice(graph_value: Tensor, channels: int) -> str:
-    """Name of the saved first `channels` permuted channels of an activation."""
-    return f"{graph_value.name}.saved{channels}"

@@ -62,8 +62,8 @@ class DepthwiseConv2d(OpDefinition):
         window = {key: op.attrs[key] for key in ("stride", "pad")}
         g.contribute(op, x, "depthwise_grad_input", {"g": grad, "w": w}, **window)
         if w.role == "param":
-            channels = {"channels": op.attrs["channels"]} if "channels" in op.attrs else {}
-            g.parameter(op, w, "depthwise_grad_weight", {"g": grad, "x": x}, **window, **channels)
+            rows = {"rows": op.inputs["rows"]} if "rows" in op.inputs else {}
+            g.parameter(op, w, "depthwise_grad_weight", {"g": grad, "x": x, **rows}, kernel=w.shape[1:], **window)
         if op.inputs["b"].role == "param":
             g.parameter(op, op.inputs["b"], "grad_bias", {"g": grad})
 
@@ -117,19 +117,19 @@ class DepthwiseGradInput(GradientOp):
 
 
 class DepthwiseGradWeight(ParameterGradient):
-    """dL/dw[c, i, j]; attr `channels` (sparse update) lists the rows of the parameter that learn."""
+    """dL/dw[c, i, j]; input `rows` uint16 (sparse update) lists the channels that learn."""
 
     kind = "depthwise_grad_weight"
 
     def gradient_shape(self, op: Op) -> tuple[int, ...]:
-        rows = op.attrs.get("channels") or range(op.inputs["g"].shape[2])
-        return (len(rows), *op.attrs["kernel"])
+        rows = op.inputs["rows"].elements if "rows" in op.inputs else op.inputs["g"].shape[2]
+        return (rows, *op.attrs["kernel"])
 
     def gradient(self, op: Op, v: Mapping[str, Any]) -> np.ndarray:
         x = v["x"].astype(np.int32) - op.inputs["x"].zero_point
         columns = im2col(x, op.attrs["kernel"], op.attrs["stride"], op.attrs["pad"])
         sums = np.einsum("pqijc,pqc->cij", columns, v["g"].mantissa.astype(np.int64), dtype=np.int64)
-        return sums[list(op.attrs["channels"])] if "channels" in op.attrs else sums
+        return sums[v["rows"]] if "rows" in op.inputs else sums
 
     def call(self, op: Op, c: Emitter) -> str:
         return c.call(
@@ -141,6 +141,5 @@ class DepthwiseGradWeight(ParameterGradient):
         return padded_plane_bytes(op.inputs["x"], op, op.attrs["kernel"])
 
     def macs(self, op: Op) -> int:
-        kh, kw = op.attrs["kernel"]
-        rows = len(op.attrs.get("channels") or range(op.inputs["g"].shape[2]))
+        rows, kh, kw = self.gradient_shape(op)
         return op.inputs["g"].shape[0] * op.inputs["g"].shape[1] * rows * kh * kw

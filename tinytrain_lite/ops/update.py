@@ -38,6 +38,12 @@ def seed_of(param: Tensor) -> int:
     return zlib.crc32(param.name.split("'")[0].encode())
 
 
+def trained_shape(op: Op) -> tuple[int, ...]:
+    """Shape of the part of the parameter that learns: all of it, or the rows that input `rows` lists."""
+    param = op.inputs["param"]
+    return (op.inputs["rows"].shape[0], *param.shape[1:]) if "rows" in op.inputs else param.shape
+
+
 def check_update(op: Op) -> None:
     """Parameter, fraction and per-channel coefficient agree; the output overwrites the parameter."""
     param, new = op.inputs["param"], op.outputs["param"]
@@ -46,15 +52,15 @@ def check_update(op: Op) -> None:
     expect_tensor(op.inputs["coef"], "float32", (param.shape[0],))
     expect(("fraction" in op.inputs) == (op.attrs["rounding"] == "fraction8"), "`fraction8` needs a fraction")
     if "fraction" in op.inputs:
-        channels = op.attrs.get("channels")
-        rows = param.shape[0] if channels is None else len(channels)
-        expect_tensor(op.inputs["fraction"], "int8", (rows, *param.shape[1:]))
+        expect_tensor(op.inputs["fraction"], "int8", trained_shape(op))
+    if "rows" in op.inputs:
+        expect(op.inputs["rows"].dtype == "uint16", "`rows` is not uint16")
 
 
 def update(op: Op, v: Mapping[str, Any], machine: Machine, gradient: Dfp) -> dict[str, Any]:
     """Reference of the update; gradient.mantissa has the parameter's shape (or its trained rows')."""
     param, rounding = v["param"], op.attrs["rounding"]
-    rows = np.asarray(op.attrs.get("channels") or range(param.shape[0]))
+    rows = v["rows"] if "rows" in op.inputs else np.arange(param.shape[0])
     scale = F32(machine.learning_rate) * power_of_two(gradient.exponent)
     factor = (v["coef"][rows] * scale).reshape(-1, *[1] * (param.ndim - 1))
     delta = gradient.mantissa.astype(F32) * factor
@@ -74,8 +80,7 @@ class SgdUpdate(OpDefinition):
 
     def check(self, op: Op) -> None:
         check_update(op)
-        fraction = op.inputs.get("fraction", op.inputs["param"])
-        expect_tensor(op.inputs["grad"], "dfp32", fraction.shape)
+        expect_tensor(op.inputs["grad"], "dfp32", trained_shape(op))
 
     def reference(self, op: Op, v: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
         return update(op, v, machine, v["grad"])
@@ -96,9 +101,7 @@ class ParameterGradient(OpDefinition):
         shape = self.gradient_shape(op)
         if "param" in op.inputs:
             check_update(op)
-            trained = op.inputs.get("fraction", op.inputs["param"])
-            if "channels" not in op.attrs:
-                expect(trained.shape == shape, f"parameter {list(trained.shape)} gets a gradient {list(shape)}")
+            expect(trained_shape(op) == shape, f"parameter {list(trained_shape(op))} gets a gradient {list(shape)}")
         else:
             expect_tensor(op.outputs["grad"], "dfp32", shape)
 

@@ -1,0 +1,1 @@
+"""Sparse update: which parameters learn, and how that choice is made."""
