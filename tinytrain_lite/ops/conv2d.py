@@ -131,7 +131,7 @@ class Conv2dGradInput(GradientOp):
 
     def call(self, op: Op, c: Emitter) -> str:
         return c.call(
-            "tt_conv2d_grad_input", c.dfp(op.inputs["g"]), c.conv_weight(op), c.window(op),
+            "tt_conv2d_grad_input", c.dfp(op.inputs["g"]), c.dims(op.inputs["g"]), c.conv_weight(op), c.window(op),
             c.dims(op.outputs["out0"]), c.epilogue(op), c.scratch(op),
         )  # fmt: skip
 
@@ -162,7 +162,7 @@ class Conv2dGradWeight(ParameterGradient):
 
     def call(self, op: Op, c: Emitter) -> str:
         return c.call(
-            "tt_conv2d_grad_weight", c.dfp(op.inputs["g"]), c.input(op.inputs["x"]), c.dims(op.inputs["g"]),
+            "tt_conv2d_grad_weight", c.dfp(op.inputs["g"]), c.dims(op.inputs["g"]), c.input(op.inputs["x"]),
             c.window(op), c.update(op), c.scratch(op),
         )  # fmt: skip
 

@@ -133,7 +133,7 @@ class DepthwiseGradWeight(ParameterGradient):
 
     def call(self, op: Op, c: Emitter) -> str:
         return c.call(
-            "tt_depthwise_grad_weight", c.dfp(op.inputs["g"]), c.input(op.inputs["x"]), c.dims(op.inputs["g"]),
+            "tt_depthwise_grad_weight", c.dfp(op.inputs["g"]), c.dims(op.inputs["g"]), c.input(op.inputs["x"]),
             c.window(op), c.update(op), c.scratch(op),
         )  # fmt: skip
 
