@@ -51,7 +51,7 @@ static void open_reply(void) { tt_frame_open(request_type() | TT_REPLY, request_
 
 /* ---- requests: each returns TT_OK after it has replied, or an error having done nothing ---- */
 
-static uint16_t predicted_class(void) {
+uint16_t tt_predicted_class(void) {
   uint16_t best = 0;
   for (uint16_t i = 1; i < tt_the_model.classes; i++) {
     if (tt_the_model.logits[i] > tt_the_model.logits[best]) best = i;
@@ -95,7 +95,7 @@ static void run_inference(void) {
 static tt_error infer(void) {
   run_inference();
   open_reply();
-  tt_frame_put_u16(predicted_class());
+  tt_frame_put_u16(tt_predicted_class());
   tt_frame_put_u32(stats.infer_cycles);
   for (uint16_t i = 0; i < tt_the_model.classes; i++) tt_frame_put_f32(tt_the_model.logits[i]);
   tt_frame_close();
@@ -110,7 +110,7 @@ static tt_error train(void) {
   stats.train_cycles = tt_port_cycles() - start;
   open_reply();
   tt_frame_put_f32(*tt_the_model.loss);
-  tt_frame_put_u16(predicted_class());
+  tt_frame_put_u16(tt_predicted_class());
   tt_frame_put_u32(stats.train_cycles);
   tt_frame_close();
   return TT_OK;
@@ -120,7 +120,7 @@ static tt_error evaluate(void) {
   const uint16_t label = u16_at(frame.arguments);
   if (label >= tt_the_model.classes) return TT_ERROR_LABEL;
   run_inference();
-  const uint16_t predicted = predicted_class();
+  const uint16_t predicted = tt_predicted_class();
   stats.evaluated++;
   if (predicted == label) stats.correct++;
   open_reply();

@@ -19,10 +19,12 @@ from typing import Any
 import jinja2
 import yaml
 
+from tinytrain_lite.errors import TinyTrainError
+
 DEFAULT_BOARD = "nucleo-f746zg"
 
 
-class BoardError(ValueError):
+class BoardError(TinyTrainError):
     """A board that is not described, or a description that contradicts itself."""
 
 

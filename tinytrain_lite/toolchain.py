@@ -19,7 +19,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,18 +28,20 @@ from pathlib import Path
 import platformdirs
 
 from tinytrain_lite.board import DEFAULT_BOARD, firmware_dir, load_board
+from tinytrain_lite.errors import DoesNotFitError, TinyTrainError
 
 COMMON_FLAGS = (
     "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-math-errno",
-    "-fno-sanitize=undefined", "-fno-stack-protector",
+    "-fno-sanitize=undefined", "-fno-stack-protector", "-fomit-frame-pointer",
 )  # fmt: skip
 DEVICE_FLAGS = (
     "-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m7+fp_armv8d16sp", "-g",
-    "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections",
+    "-ffunction-sections", "-fdata-sections", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables",
+    "-Wl,--gc-sections", "-Wl,--entry=tt_reset",
 )  # fmt: skip
 
 
-class ToolchainError(RuntimeError):
+class ToolchainError(TinyTrainError):
     """The compiler is missing, or refused its input; the message holds what it said."""
 
 
@@ -62,8 +63,8 @@ def compiler_name() -> str:
 def build_firmware(model_dir: Path, *, board: str = DEFAULT_BOARD) -> Path:
     """Compile and link a model into the ELF for a board; returns its path in the cache.
 
-    Raises ToolchainError with the compiler's or linker's words, BoardError for an unknown board. A model that does
-    not fit fails in the linker, which says by how many bytes.
+    Raises ToolchainError with the compiler's words, BoardError for an unknown board, and DoesNotFitError for a
+    model one byte too large: the linker says which section is over, and by how much.
     """
     description = load_board(board)
     generated = {"tt_board.h": description.header(), "board.ld": description.linker_script()}
@@ -142,6 +143,7 @@ def _compile(arguments: Sequence[str], target: Path) -> None:
         command = [sys.executable, "-m", "ziglang", "cc", *arguments, "-o", str(output)]
         done = subprocess.run(command, env=environment, cwd=scratch, capture_output=True, text=True)
         if done.returncode != 0:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise ToolchainError(f"{target.name} does not build ({compiler_name()}):\n{done.stderr.strip()}")
+            too_big = "will not fit in region" in done.stderr
+            kind, what = (DoesNotFitError, "does not fit the chip") if too_big else (ToolchainError, "does not build")
+            raise kind(f"{target.name} {what} ({compiler_name()}):\n{done.stderr.strip()}")
         os.replace(output, target)

@@ -15,25 +15,29 @@ static uint32_t image_bytes(void) {
   return (uint32_t)tt_the_model.height * tt_the_model.width * tt_the_model.channels;
 }
 
-/* images: int8[count][height][width][channels]; logits: float32[count][classes]. */
-EXPORT void tt_host_infer(const int8_t *images, uint32_t count, float *logits) {
+/* images: int8[count][height][width][channels]; predicted: uint16[count];
+ * logits: float32[count][classes], or a null pointer. */
+EXPORT void tt_host_infer(const int8_t *images, uint32_t count, uint16_t *predicted, float *logits) {
   for (uint32_t i = 0; i < count; i++) {
     __builtin_memcpy(tt_the_model.infer_input, images + (uint64_t)i * image_bytes(), image_bytes());
     tt_the_model.infer();
-    __builtin_memcpy(logits + (uint64_t)i * tt_the_model.classes, tt_the_model.logits,
-                     tt_the_model.classes * sizeof(float));
+    predicted[i] = tt_predicted_class();
+    if (logits) {
+      __builtin_memcpy(logits + (uint64_t)i * tt_the_model.classes, tt_the_model.logits,
+                       tt_the_model.classes * sizeof(float));
+    }
   }
 }
 
-/* One step an image, in order. labels: uint32[count] < classes; losses: float32[count], each of before its own
- * update; logits: float32[count][classes]. */
-EXPORT void tt_host_train(const int8_t *images, const uint32_t *labels, uint32_t count, float *losses, float *logits) {
+/* One step an image, in order. labels: uint16[count], each < classes; losses: float32[count] and
+ * predicted: uint16[count], both of before the update. */
+EXPORT void tt_host_train(const int8_t *images, const uint16_t *labels, uint32_t count, float *losses,
+                          uint16_t *predicted) {
   for (uint32_t i = 0; i < count; i++) {
     __builtin_memcpy(tt_the_model.train_input, images + (uint64_t)i * image_bytes(), image_bytes());
     tt_the_model.train_step(labels[i]);
     losses[i] = *tt_the_model.loss;
-    __builtin_memcpy(logits + (uint64_t)i * tt_the_model.classes, tt_the_model.logits,
-                     tt_the_model.classes * sizeof(float));
+    predicted[i] = tt_predicted_class();
   }
 }
 

@@ -66,4 +66,7 @@ void tt_protocol_receive(uint8_t byte);
 /* The port lost input: the frame being received will be refused. */
 void tt_protocol_overrun(void);
 
+/* The class with the largest logit of the newest forward pass; of equals, the first. */
+uint16_t tt_predicted_class(void);
+
 #endif

@@ -1,0 +1,139 @@
+"""Python's side of ``native/machine.c``: block counting and peripherals for Unicorn, at native speed.
+
+The C file is compiled at first use by the pinned compiler (into the build cache). Unicorn's own functions
+are handed over as addresses, so nothing is linked against it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import unicorn
+from unicorn.unicorn_py3.unicorn import uclib
+
+from tinytrain_lite.toolchain import build_native
+
+ROW = np.dtype(
+    [("address", "u4"), ("size", "u4"), ("region", "u4"), ("instructions", "u4"), ("enters", "u4"),
+     ("padding", "u4"), ("executions", "u8")]
+)  # fmt: skip  # struct row of machine.c
+
+STOP_INPUT, STOP_LIMIT = 1, 2
+WINDOW_KINDS = {"rcc": 1, "pwr": 2, "usart1": 3, "usart3": 3, "dwt": 4}  # enum kind; all others are plain storage
+
+
+class BlockRow(NamedTuple):
+    """One basic block in one region: how often it ran since the profile was reset. ``size`` in bytes."""
+
+    address: int
+    size: int
+    region: int
+    executions: int
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(build_native(Path(__file__).parent / "native" / "machine.c")))
+    pointer, u32, u64, size = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_size_t
+    for name, result, arguments in [
+        ("machine_new", pointer, [pointer, pointer]),
+        ("machine_free", None, [pointer]),
+        ("machine_window", pointer, [pointer, u32]),
+        ("machine_window_free", None, [pointer]),
+        ("machine_mark_regions", None, [pointer, pointer, u32]),
+        ("machine_reset_profile", None, [pointer]),
+        ("machine_rows", pointer, [pointer, ctypes.POINTER(u32)]),
+        ("machine_instructions", u64, [pointer]),
+        ("machine_arm", None, [pointer, u64]),
+        ("machine_stop_reason", u32, [pointer]),
+        ("machine_feed", None, [pointer, ctypes.c_char_p, size]),
+        ("machine_take", pointer, [pointer, ctypes.POINTER(size)]),
+    ]:
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def _check(status: int, what: str) -> None:
+    if status != unicorn.UC_ERR_OK:
+        raise unicorn.UcError(status, what)
+
+
+class Machine:
+    """Counters and peripherals of one ``unicorn.Uc``. Keep it until the engine is gone; then ``close()``."""
+
+    def __init__(self, engine: unicorn.Uc) -> None:
+        self._engine = engine._uch
+        self._native = _library()
+        self._handle = self._native.machine_new(_address(uclib.uc_mem_read), _address(uclib.uc_emu_stop))
+        self._windows: list[int] = []
+        hook = ctypes.c_size_t()
+        _check(
+            uclib.uc_hook_add(
+                self._engine, ctypes.byref(hook), unicorn.UC_HOOK_BLOCK, _address(self._native.machine_on_block),
+                self._handle, ctypes.c_uint64(1), ctypes.c_uint64(0),
+            ),
+            "block hook",
+        )  # fmt: skip
+
+    def map_peripheral(self, name: str, base: int, size: int) -> None:
+        """Map the register window of a peripheral; ``name`` decides how it behaves."""
+        window = self._native.machine_window(self._handle, WINDOW_KINDS.get(name, 0))
+        self._windows.append(window)
+        read, write = _address(self._native.machine_on_read), _address(self._native.machine_on_write)
+        _check(uclib.uc_mmio_map(self._engine, base, size, read, window, write, window), name)
+
+    def mark_regions(self, entries: dict[int, int]) -> None:
+        """``{address of a function: region}``; forgets the profile. Region 0 is where execution begins."""
+        pairs = np.array(list(entries.items()), np.uint32).reshape(-1, 2)
+        self._native.machine_mark_regions(self._handle, pairs.ctypes.data, len(pairs))
+
+    @property
+    def instructions(self) -> int:
+        """Instructions retired since creation, exact at the boundaries of basic blocks."""
+        return int(self._native.machine_instructions(self._handle))
+
+    def arm(self, budget: int) -> None:
+        """Allow ``budget`` more instructions before ``stop_reason`` becomes STOP_LIMIT."""
+        self._native.machine_arm(self._handle, budget)
+
+    @property
+    def stop_reason(self) -> int:
+        return int(self._native.machine_stop_reason(self._handle))
+
+    def feed(self, data: bytes) -> None:
+        """Queue bytes for the firmware's USART."""
+        self._native.machine_feed(self._handle, data, len(data))
+
+    def take(self) -> bytes:
+        """What the firmware has sent since the last call."""
+        count = ctypes.c_size_t()
+        data = self._native.machine_take(self._handle, ctypes.byref(count))
+        return ctypes.string_at(data, count.value) if count.value else b""
+
+    def rows(self) -> np.ndarray:
+        """Executed blocks as a structured array of dtype ``ROW``, sorted by region, then address."""
+        count = ctypes.c_uint32()
+        address = self._native.machine_rows(self._handle, ctypes.byref(count))
+        table = np.frombuffer(ctypes.string_at(address, count.value * ROW.itemsize), ROW)
+        return np.sort(table[table["executions"] > 0], order=["region", "address", "size"])
+
+    def reset_profile(self) -> None:
+        self._native.machine_reset_profile(self._handle)
+
+    def close(self) -> None:
+        """Free the native memory. The engine must not run afterwards."""
+        for window in self._windows:
+            self._native.machine_window_free(window)
+        self._windows.clear()
+        self._native.machine_free(self._handle)
+
+
+def _address(function: object) -> int:
+    value = ctypes.cast(function, ctypes.c_void_p).value  # type: ignore[arg-type]
+    assert value is not None
+    return value

@@ -1,0 +1,270 @@
+/* The parts of the emulated STM32F746 that must be fast: Unicorn calls these instead of Python.
+ *
+ * 1. Counting. A hook at the start of every executed basic block adds the block's instructions to an exact total
+ *    and one execution to its row. Rows are told apart by (address, size, region): a region begins where a marked
+ *    function is entered and lasts until the next marked function is, so shared kernels are charged to their caller.
+ * 2. Peripherals. USARTs joined to two byte queues, DWT's cycle counter (which here counts retired instructions),
+ *    ready bits of RCC and PWR; everything else simply stores what is written.
+ *
+ * Nothing is linked: the two functions of Unicorn that are needed come as pointers.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+typedef struct uc_struct uc_engine;
+typedef int (*mem_read_function)(uc_engine *, uint64_t, void *, uint64_t);
+typedef int (*emu_stop_function)(uc_engine *);
+
+enum { NO_REGION = UINT32_MAX };
+enum { STOP_NONE = 0, STOP_INPUT = 1, STOP_LIMIT = 2 }; /* why emulation was stopped, if it was stopped here */
+
+/* A basic block in one region. The layout is read by target/machine.py. */
+typedef struct {
+  uint32_t address;
+  uint32_t size; /* bytes; 0 marks a free row */
+  uint32_t region;
+  uint32_t instructions;
+  uint32_t enters; /* the region that begins at this block, or NO_REGION */
+  uint64_t executions;
+} row;
+
+typedef struct {
+  uint8_t *bytes;
+  size_t used, capacity;
+} buffer;
+
+typedef struct {
+  mem_read_function mem_read;
+  emu_stop_function emu_stop;
+  uint64_t instructions; /* since creation */
+  uint64_t limit;        /* stop when `instructions` passes it */
+  uint64_t cycle_origin; /* value of `instructions` where CYCCNT would read 0 */
+  uint32_t stop_reason;
+  uint32_t region;
+  row *rows; /* hash table with open addressing */
+  uint32_t row_mask, row_count;
+  uint32_t *markers; /* pairs (address, region) */
+  uint32_t marker_count;
+  buffer rx, tx;
+  size_t rx_position;
+  uint32_t idle_polls; /* readings of USART_ISR since a byte went either way */
+} machine;
+
+typedef enum { PLAIN, RCC, PWR, USART, DWT } kind;
+
+typedef struct {
+  machine *machine;
+  kind kind;
+  uint32_t words[1024];
+} window;
+
+/* ---- counting ---- */
+
+static uint32_t slot_of(const machine *m, uint32_t address, uint32_t size, uint32_t region) {
+  uint32_t hash = (address ^ region * 0x9E3779B1u ^ size << 20) * 0x85EBCA6Bu;
+  return (hash ^ hash >> 15) & m->row_mask;
+}
+
+static row *find(const machine *m, uint32_t address, uint32_t size, uint32_t region) {
+  uint32_t slot = slot_of(m, address, size, region);
+  for (;; slot = (slot + 1) & m->row_mask) {
+    row *r = &m->rows[slot];
+    if (r->size == 0 || (r->address == address && r->size == size && r->region == region)) return r;
+  }
+}
+
+/* Thumb: a halfword that begins with 0b11101, 0b11110 or 0b11111 is the first of two (DDI 0403, A5.1). */
+static uint32_t count_instructions(machine *m, uc_engine *uc, uint32_t address, uint32_t size) {
+  uint32_t count = 0;
+  for (uint32_t offset = 0; offset < size; count++) {
+    uint16_t half = 0;
+    m->mem_read(uc, address + offset, &half, sizeof half);
+    offset += half >> 11 >= 0x1D ? 4 : 2;
+  }
+  return count;
+}
+
+static void grow(machine *m) {
+  row *old = m->rows;
+  const uint32_t old_size = m->row_mask + 1;
+  m->row_mask = old_size * 2 - 1;
+  m->rows = calloc(m->row_mask + 1, sizeof(row));
+  if (!m->rows) abort();
+  for (uint32_t i = 0; i < old_size; i++) {
+    if (old[i].size) *find(m, old[i].address, old[i].size, old[i].region) = old[i];
+  }
+  free(old);
+}
+
+static row *row_of(machine *m, uc_engine *uc, uint32_t address, uint32_t size) {
+  row *r = find(m, address, size, m->region);
+  if (r->size) return r;
+  if (m->row_count * 2 > m->row_mask) {
+    grow(m);
+    r = find(m, address, size, m->region);
+  }
+  m->row_count++;
+  *r = (row){address, size, m->region, count_instructions(m, uc, address, size), NO_REGION, 0};
+  for (uint32_t i = 0; i < m->marker_count; i++) {
+    if (m->markers[2 * i] == address) r->enters = m->markers[2 * i + 1];
+  }
+  return r;
+}
+
+EXPORT void machine_on_block(uc_engine *uc, uint64_t address, uint32_t size, void *user) {
+  machine *m = user;
+  row *r = row_of(m, uc, (uint32_t)address, size);
+  if (r->enters != NO_REGION && r->enters != m->region) {
+    m->region = r->enters;
+    r = row_of(m, uc, (uint32_t)address, size);
+  }
+  r->executions++;
+  m->instructions += r->instructions;
+  if (m->instructions > m->limit) {
+    m->stop_reason = STOP_LIMIT;
+    m->emu_stop(uc);
+  }
+}
+
+/* ---- peripherals ---- */
+
+/* Register offsets and bits are those of firmware/board/registers.h, where the manuals are named. */
+enum { RCC_CR = 0x00, RCC_CFGR = 0x08, PWR_CR1 = 0x00, PWR_CSR1 = 0x04 };
+enum { USART_ISR = 0x1C, USART_RDR = 0x24, USART_TDR = 0x28, USART_RXNE = 1 << 5, USART_TC = 1 << 6, USART_TXE = 1 << 7 };
+enum { DWT_CTRL = 0x000, DWT_CYCCNT = 0x004, DWT_LAR = 0xFB0 };
+#define DWT_LAR_UNLOCK 0xC5ACCE55u
+
+static void append(buffer *b, const uint8_t *bytes, size_t count) {
+  if (b->used + count > b->capacity) {
+    b->capacity = (b->used + count) * 2;
+    b->bytes = realloc(b->bytes, b->capacity);
+    if (!b->bytes) abort();
+  }
+  memcpy(b->bytes + b->used, bytes, count);
+  b->used += count;
+}
+
+EXPORT uint64_t machine_on_read(uc_engine *uc, uint64_t offset, unsigned size, void *user) {
+  window *w = user;
+  machine *m = w->machine;
+  uint32_t value = w->words[offset / 4];
+  if (w->kind == RCC && offset == RCC_CR) {
+    value |= (value & 1u << 16) << 1 | (value & 1u << 24) << 1; /* HSERDY, PLLRDY follow HSEON, PLLON */
+  } else if (w->kind == RCC && offset == RCC_CFGR) {
+    value |= (value & 3u) << 2; /* SWS follows SW */
+  } else if (w->kind == PWR && offset == PWR_CSR1) {
+    value |= w->words[PWR_CR1 / 4] & 3u << 16; /* ODRDY, ODSWRDY follow ODEN, ODSWEN */
+  } else if (w->kind == DWT && offset == DWT_CYCCNT) {
+    value = w->words[DWT_CTRL / 4] & 1u ? (uint32_t)(m->instructions - m->cycle_origin) : value;
+  } else if (w->kind == USART && offset == USART_ISR) {
+    const bool ready = m->rx_position < m->rx.used;
+    value = USART_TXE | USART_TC | (ready ? USART_RXNE : 0);
+    /* Looking twice with nothing sent or received between is waiting for the host (a sender looks once, then
+     * sends, as TXE is always set): let the host run. */
+    if (!ready && ++m->idle_polls >= 2) {
+      m->stop_reason = STOP_INPUT;
+      m->emu_stop(uc);
+    }
+  } else if (w->kind == USART && offset == USART_RDR) {
+    value = m->rx_position < m->rx.used ? m->rx.bytes[m->rx_position++] : 0;
+    m->idle_polls = 0;
+  }
+  return size == 4 ? value : (value >> 8 * (offset % 4)) & ((1u << 8 * size) - 1u);
+}
+
+EXPORT void machine_on_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *user) {
+  (void)uc;
+  window *w = user;
+  machine *m = w->machine;
+  if (w->kind == USART && offset == USART_TDR) {
+    const uint8_t byte = (uint8_t)value;
+    append(&m->tx, &byte, 1);
+    m->idle_polls = 0;
+  } else if (w->kind == DWT && offset != DWT_LAR && w->words[DWT_LAR / 4] != DWT_LAR_UNLOCK) {
+    /* locked: the write is ignored, as on the chip */
+  } else if (w->kind == DWT && offset == DWT_CYCCNT) {
+    m->cycle_origin = m->instructions - (uint32_t)value;
+  } else {
+    memcpy((uint8_t *)w->words + offset, &value, size); /* little endian host, as every one Unicorn has wheels for */
+  }
+}
+
+/* ---- for Python ---- */
+
+EXPORT machine *machine_new(mem_read_function mem_read, emu_stop_function emu_stop) {
+  machine *m = calloc(1, sizeof *m);
+  if (!m) return NULL;
+  m->mem_read = mem_read;
+  m->emu_stop = emu_stop;
+  m->limit = UINT64_MAX;
+  m->row_mask = (1u << 12) - 1;
+  m->rows = calloc(m->row_mask + 1, sizeof(row));
+  if (!m->rows) abort();
+  return m;
+}
+
+EXPORT void machine_free(machine *m) {
+  free(m->rows);
+  free(m->markers);
+  free(m->rx.bytes);
+  free(m->tx.bytes);
+  free(m);
+}
+
+EXPORT window *machine_window(machine *m, uint32_t which) {
+  window *w = calloc(1, sizeof *w);
+  if (!w) return NULL;
+  w->machine = m;
+  w->kind = (kind)which;
+  return w;
+}
+
+EXPORT void machine_window_free(window *w) { free(w); }
+
+/* pairs: uint32[count][2] of (block address, region). */
+EXPORT void machine_mark_regions(machine *m, const uint32_t *pairs, uint32_t count) {
+  free(m->markers);
+  m->markers = malloc(count * 2 * sizeof(uint32_t));
+  if (count && !m->markers) abort();
+  if (count) memcpy(m->markers, pairs, count * 2 * sizeof(uint32_t));
+  m->marker_count = count;
+  m->region = 0;
+  memset(m->rows, 0, (m->row_mask + 1) * sizeof(row));
+  m->row_count = 0;
+}
+
+/* Forgets executions, not the decoded blocks and not the instruction total. */
+EXPORT void machine_reset_profile(machine *m) {
+  for (uint32_t i = 0; i <= m->row_mask; i++) m->rows[i].executions = 0;
+}
+
+EXPORT const row *machine_rows(const machine *m, uint32_t *count) {
+  *count = m->row_mask + 1;
+  return m->rows;
+}
+
+EXPORT uint64_t machine_instructions(const machine *m) { return m->instructions; }
+
+/* Allow `budget` more instructions. */
+EXPORT void machine_arm(machine *m, uint64_t budget) {
+  m->limit = m->instructions + budget;
+  m->stop_reason = STOP_NONE;
+}
+
+EXPORT uint32_t machine_stop_reason(const machine *m) { return m->stop_reason; }
+
+EXPORT void machine_feed(machine *m, const uint8_t *bytes, size_t count) {
+  if (m->rx_position == m->rx.used) m->rx_position = m->rx.used = 0;
+  append(&m->rx, bytes, count);
+}
+
+/* What the firmware has sent since the last call. Valid until the emulation goes on. */
+EXPORT const uint8_t *machine_take(machine *m, size_t *count) {
+  *count = m->tx.used;
+  m->tx.used = 0;
+  return m->tx.bytes;
+}
