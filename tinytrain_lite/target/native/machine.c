@@ -20,7 +20,7 @@ typedef int (*mem_read_function)(uc_engine *, uint64_t, void *, uint64_t);
 typedef int (*emu_stop_function)(uc_engine *);
 
 enum { NO_REGION = UINT32_MAX };
-enum { STOP_NONE = 0, STOP_INPUT = 1, STOP_LIMIT = 2 }; /* why emulation was stopped, if it was stopped here */
+enum { STOP_NONE = 0, STOP_INPUT = 1, STOP_LIMIT = 2 }; /* why emulation is to stop before the next block */
 
 /* A basic block in one region. The layout is read by target/machine.py. */
 typedef struct {
@@ -117,6 +117,10 @@ static row *row_of(machine *m, uc_engine *uc, uint32_t address, uint32_t size) {
 
 EXPORT void machine_on_block(uc_engine *uc, uint64_t address, uint32_t size, void *user) {
   machine *m = user;
+  if (m->stop_reason) { /* between two blocks, so that no block is counted that does not run to its end */
+    m->emu_stop(uc);
+    return;
+  }
   row *r = row_of(m, uc, (uint32_t)address, size);
   if (r->enters != NO_REGION && r->enters != m->region) {
     m->region = r->enters;
@@ -124,10 +128,7 @@ EXPORT void machine_on_block(uc_engine *uc, uint64_t address, uint32_t size, voi
   }
   r->executions++;
   m->instructions += r->instructions;
-  if (m->instructions > m->limit) {
-    m->stop_reason = STOP_LIMIT;
-    m->emu_stop(uc);
-  }
+  if (m->instructions > m->limit) m->stop_reason = STOP_LIMIT;
 }
 
 /* ---- peripherals ---- */
@@ -149,6 +150,7 @@ static void append(buffer *b, const uint8_t *bytes, size_t count) {
 }
 
 EXPORT uint64_t machine_on_read(uc_engine *uc, uint64_t offset, unsigned size, void *user) {
+  (void)uc;
   window *w = user;
   machine *m = w->machine;
   uint32_t value = w->words[offset / 4];
@@ -165,10 +167,7 @@ EXPORT uint64_t machine_on_read(uc_engine *uc, uint64_t offset, unsigned size, v
     value = USART_TXE | USART_TC | (ready ? USART_RXNE : 0);
     /* Looking twice with nothing sent or received between is waiting for the host (a sender looks once, then
      * sends, as TXE is always set): let the host run. */
-    if (!ready && ++m->idle_polls >= 2) {
-      m->stop_reason = STOP_INPUT;
-      m->emu_stop(uc);
-    }
+    if (!ready && ++m->idle_polls >= 2) m->stop_reason = STOP_INPUT;
   } else if (w->kind == USART && offset == USART_RDR) {
     value = m->rx_position < m->rx.used ? m->rx.bytes[m->rx_position++] : 0;
     m->idle_polls = 0;
