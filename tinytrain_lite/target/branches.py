@@ -70,14 +70,18 @@ def minority_directions(counted: Iterable[tuple[StraightRun, int, int]]) -> dict
         flow[edge] = count
         flow[address, other] = executed[address] - count
 
-    progress = True
-    while progress:
-        progress = False
+    while True:
+        solvable = []
         for to, edges in edges_in.items():
             unknown = [edge for edge in edges if edge not in flow]
             if len(unknown) == 1 and to not in open_blocks:
-                settle(unknown[0], entries[to] - known_in[to] - sum(flow.get(edge, 0.0) for edge in edges))
-                progress = True
+                solvable.append((unknown[0], to))
+        if not solvable:
+            break
+        # A block after a branch is entered by known ways only; a branch target may also be a function's
+        # start, called from anywhere. So the former is believed first.
+        edge, to = min(solvable, key=lambda found: found[0][1])
+        settle(edge, entries[to] - known_in[to] - sum(flow.get(other, 0.0) for other in edges_in[to]))
 
     minority = {}
     for address, count in executed.items():

@@ -88,7 +88,7 @@ class Instruction:
     target: int | None = None  # of a direct branch
     jumps: bool = False  # control may go elsewhere than to the next address
     conditional: bool = False  # a jump that can fall through
-    returns: bool = False  # control comes back to the next address (BL, BLX, SVC)
+    returns: bool = False  # control comes back to the next address (BL, BLX)
 
     @property
     def end(self) -> int:

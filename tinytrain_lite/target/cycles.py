@@ -51,7 +51,7 @@ class _Pipeline:
 
     def __init__(self) -> None:
         self.issues: list[Issue] = []
-        self.cycles_busy = 0  # first cycle whose older slot is free
+        self.free_cycle = 0  # first cycle whose older slot is free
         self._produced: dict[str, tuple[int, str]] = {}  # register -> (issue cycle, kind of result)
         self._fp_adder_free = 0
 
@@ -63,7 +63,7 @@ class _Pipeline:
 
     def issue(self, instruction: Instruction) -> None:
         last = self.issues[-1] if self.issues else None
-        cycle, slot, reason = self.cycles_busy, 0, ""
+        cycle, slot, reason = self.free_cycle, 0, ""
         if last and last.slot == 0:
             reason = pair_conflict(last.instruction, instruction)
             if not reason:
@@ -78,7 +78,7 @@ class _Pipeline:
             waits.append((self._fp_adder_free, "FPU MAC in flight"))
         ready, why = max(waits, default=(0, ""))
         if ready > cycle:
-            cycle, slot, reason = max(ready, self.cycles_busy), 0, why
+            cycle, slot, reason = max(ready, self.free_cycle), 0, why
 
         shared = bank_conflict(last.instruction, instruction) if last and slot == 1 else 0.0
         self.issues.append(Issue(instruction, cycle, slot, reason, shared))
@@ -95,14 +95,14 @@ class _Pipeline:
             if in_early_alu and register != "cpsr":  # flags always come from the late ALU [J]
                 kind = "early ALU"
             self._produced[register] = (done, kind)
-        self.cycles_busy = max(self.cycles_busy, cycle + instruction.cycles)
+        self.free_cycle = max(self.free_cycle, cycle + instruction.cycles)
         if instruction.pipe == "fp mac":
             self._fp_adder_free = cycle + FP_ADD_AFTER_MAC_CYCLES
 
     @property
     def cycles(self) -> float:
         """Cycles until the next instruction can issue in the older slot, expected bank conflicts included."""
-        return self.cycles_busy + sum(issue.bank_conflict for issue in self.issues)
+        return self.free_cycle + sum(issue.bank_conflict for issue in self.issues)
 
 
 def _run(instructions: Iterable[Instruction]) -> _Pipeline:

@@ -91,7 +91,7 @@ _FORMS: tuple[tuple[str, _Form], ...] = (
 _SYSTEM = _Form("system", "wa", alone=True)  # MRS, DSB, SVC, ...: one cycle, alone [L]
 _READS_FLAGS = re.compile(r"adc|sbc|rrx|sel|vsel.*")
 _SETS_FLAGS = re.compile(r"cmp|cmn|tst|teq|movs|fmstat")
-_RETURNS = re.compile(r"bl|blx|svc")
+_CALLS = re.compile(r"bl|blx")
 
 
 @cache
@@ -240,7 +240,7 @@ def _decode(instruction: capstone.CsInsn) -> Instruction:
         target=target,
         jumps=jumps,
         conditional=jumps and conditional,
-        returns=bool(_RETURNS.fullmatch(name)),
+        returns=bool(_CALLS.fullmatch(name)),
     )
 
 
