@@ -31,7 +31,9 @@ class UpdateRule:
 
     def __post_init__(self) -> None:
         if self.rounding not in UPDATE_ROUNDINGS:
-            raise GraphError(f"update rounding '{self.rounding}' is unknown; choose one of {', '.join(UPDATE_ROUNDINGS)}")
+            raise GraphError(
+                f"update rounding '{self.rounding}' is unknown; choose one of {', '.join(UPDATE_ROUNDINGS)}"
+            )
 
     def coefficient(self, param: Tensor) -> np.ndarray:
         """float32 per output channel: QAS factor 1/scale^2 (eq. 7 of the paper) in the units the rounding counts in."""

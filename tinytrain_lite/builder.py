@@ -80,7 +80,9 @@ class Builder(Graph):
         if weight.dtype != np.int8 or bias.dtype != np.int32:
             raise GraphError(f"layer '{name}': weight is {weight.dtype}, bias {bias.dtype}; expected int8 and int32")
         if len(w_scale) != len(weight) or len(bias) != len(weight):
-            raise GraphError(f"layer '{name}': {len(weight)} output channels, {len(w_scale)} scales, {len(bias)} biases")
+            raise GraphError(
+                f"layer '{name}': {len(weight)} output channels, {len(w_scale)} scales, {len(bias)} biases"
+            )
         s_w = np.asarray(w_scale, np.float64)
         if not (np.all(np.isfinite(s_w)) and s_w.min() > 0 and out_scale > 0):
             raise GraphError(f"layer '{name}': a scale is not positive and finite")

@@ -50,7 +50,10 @@ def passes(scheme: UpdateScheme, rule: UpdateRule) -> Iterator[tuple[str, Pass]]
 
 
 def training_graph(
-    forward: Graph, scheme: UpdateScheme, rule: UpdateRule | None = None, observe: Callable[[str, Graph], None] | None = None
+    forward: Graph,
+    scheme: UpdateScheme,
+    rule: UpdateRule | None = None,
+    observe: Callable[[str, Graph], None] | None = None,
 ) -> Graph:
     """Run the passes. `observe(name, graph)` sees the graph after each."""
     graph = forward

@@ -132,9 +132,7 @@ class Graph:
             return known
         return self.value(name, data.shape, dtype or str(data.dtype), role="const", data=data, **fields)
 
-    def append(
-        self, kind: str, name: str, inputs: dict[str, Tensor], outputs: dict[str, Tensor], **attrs: Any
-    ) -> Op:
+    def append(self, kind: str, name: str, inputs: dict[str, Tensor], outputs: dict[str, Tensor], **attrs: Any) -> Op:
         op = Op(kind, name, inputs, outputs, attrs)
         self.ops.append(op)
         return op

@@ -168,10 +168,14 @@ def check_plan(graph: Graph, plan: Plan) -> None:
             start = plan.offset(t)
             held = set(owner[start : start + t.nbytes])
             if held != {t.name}:
-                raise GraphError(f"memory plan: op '{op.name}' ({op.kind}) reads {role}='{t.name}', overwritten by {held - {t.name}}")
+                raise GraphError(
+                    f"memory plan: op '{op.name}' ({op.kind}) reads {role}='{t.name}', overwritten by {held - {t.name}}"
+                )
             for out_role, out in during:
                 if _intersect(start, t.nbytes, plan.offset(out), out.nbytes) and (out_role, role) not in allowed:
-                    raise GraphError(f"memory plan: op '{op.name}' ({op.kind}) writes '{out.name}' over its input '{t.name}'")
+                    raise GraphError(
+                        f"memory plan: op '{op.name}' ({op.kind}) writes '{out.name}' over its input '{t.name}'"
+                    )
             if scratch and _intersect(start, t.nbytes, plan.scratch_offset(i), scratch):
                 raise GraphError(f"memory plan: scratch of op '{op.name}' ({op.kind}) lies over its input '{t.name}'")
         if scratch:

@@ -69,11 +69,12 @@ def quantize_image(images: np.ndarray) -> np.ndarray:
 
 
 def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float (O, ...) -> int8 of the same shape within +-127, and float64 scales (O,)."""
+    """float (O, ...) -> int8 of the same shape within +-127, and float32 scales (O,)."""
     peak = np.abs(weight.reshape(len(weight), -1).astype(np.float64)).max(axis=1)
     scale = np.maximum(peak, SMALLEST_SCALE * peak.max()) / 127
     if not scale.any():  # an untrained head
         scale = np.full_like(scale, HEAD_SCALE)
+    scale = scale.astype(np.float32)
     columns = scale.reshape(-1, *[1] * (weight.ndim - 1))
     return np.clip(np.rint(weight / columns), -127, 127).astype(np.int8), scale
 
@@ -133,10 +134,10 @@ def _append(graph: Builder, layer: FloatLayer, x: list[Tensor], ranges: Mapping[
 
 
 def _parameters(layer: FloatLayer, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(weight int8, weight scale float64, bias int32)."""
+    """(weight int8, weight scale float32, bias int32)."""
     assert layer.weight is not None and layer.bias is not None and isinstance(x.scale, float)
     weight, scale = quantize_weight(layer.weight)
-    bias = np.rint(layer.bias / (scale * x.scale))
+    bias = np.rint(layer.bias / (scale.astype(np.float64) * x.scale))
     limit = np.iinfo(np.int32).max
     if np.abs(bias).max() > limit:
         raise TinyTrainError(

@@ -17,7 +17,14 @@ from tinytrain_lite.ops.conv2d import weight_shape
 from tinytrain_lite.ops.epilogue import sinks, skips
 from tinytrain_lite.ops.update import seed_of
 
-C_TYPE = {"int8": "int8_t", "uint16": "uint16_t", "int32": "int32_t", "float32": "float", "dfp16": "int16_t", "bits": "uint8_t"}
+C_TYPE = {
+    "int8": "int8_t",
+    "uint16": "uint16_t",
+    "int32": "int32_t",
+    "float32": "float",
+    "dfp16": "int16_t",
+    "bits": "uint8_t",
+}
 INDENT = " " * 6
 
 
@@ -138,7 +145,9 @@ class Emitter:
         """The op as the IR prints it, its phase and work, and where its arena tensors lie."""
         macs = definition(op.kind).macs(op)
         head = f"{self._index[op]} {op.name}: {op.phase}" + (f", {macs:,} MACs" if macs else "")
-        arena = [t for t in (*op.inputs.values(), *op.outputs.values()) if t.role in ("value", "input") and t.name != "label"]
+        arena = [
+            t for t in (*op.inputs.values(), *op.outputs.values()) if t.role in ("value", "input") and t.name != "label"
+        ]
         places = [f"{t.name} {self.plan.offset(t)}..{self.plan.offset(t) + t.nbytes}" for t in dict.fromkeys(arena)]
         return [head, str(op)] + (["arena: " + ", ".join(places)] if places else [])
 

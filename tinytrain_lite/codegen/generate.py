@@ -53,7 +53,10 @@ def _array(t: Tensor) -> Array:
 def generate(program: Program, directory: Path) -> None:
     """Write the C files. Raises GraphError if two names become the same C identifier, or an op has no kernel."""
     train, infer = program.train, program.infer
-    emitters = {"train": Emitter(train, program.train_plan, "train"), "infer": Emitter(infer, program.infer_plan, "infer")}
+    emitters = {
+        "train": Emitter(train, program.train_plan, "train"),
+        "infer": Emitter(infer, program.infer_plan, "infer"),
+    }
     tensors = [t for t in train.tensors.values() if t.aliases is None]
     used = {t.name for graph in (train, infer) for op in graph for t in op.inputs.values()}
     arrays = {
@@ -80,7 +83,10 @@ def generate(program: Program, directory: Path) -> None:
         loader=jinja2.PackageLoader("tinytrain_lite.codegen"), trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    texts = {name: environment.get_template(name + ".j2").render(context) for name in ("model.c", "model_data.c", "model_data.h")}
+    texts = {
+        name: environment.get_template(name + ".j2").render(context)
+        for name in ("model.c", "model_data.c", "model_data.h")
+    }
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         _write(directory / name, text)

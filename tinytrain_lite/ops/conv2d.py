@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinytrain_lite.graph import Op
+from tinytrain_lite.graph import Op, Tensor
 from tinytrain_lite.ops.base import OpDefinition, check_clamp, expect, expect_tensor
 from tinytrain_lite.ops.epilogue import GradientOp, check_epilogue
 from tinytrain_lite.ops.numerics import F32, Dfp, matmul_exact, power_of_two, requantize
@@ -85,7 +85,7 @@ class Conv2d(OpDefinition):
         x, w = op.inputs["x"], op.inputs["w"]
         grad = g.gradient(op, mult=op.inputs["m"])
         window = {key: op.attrs[key] for key in ("stride", "pad")}
-        weights = {key: op.inputs[key] for key in ("w", "w_frozen", "perm") if key in op.inputs}
+        weights: dict[str, Tensor] = {k: t for k, t in op.inputs.items() if k in ("w", "w_frozen", "perm")}
         g.contribute(op, x, "conv2d_grad_input", {"g": grad, **weights}, **window)
         if w.role == "param":
             saved = g.saved_slice(op, x, w.shape[3]) if "perm" in op.inputs else x
@@ -192,4 +192,3 @@ class GatherChannels(OpDefinition):
             "tt_gather_channels", c.ptr(x), x.shape[0] * x.shape[1], x.shape[2], c.ptr(op.inputs["perm"]),
             y.shape[2], c.ptr(y),
         )  # fmt: skip
-

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tinytrain_lite.reference import Machine
 
 
-def padded_plane_bytes(x: Tensor, op: Op, kernel: tuple[int, int]) -> int:
+def padded_plane_bytes(x: Tensor, op: Op, kernel: tuple[int, ...]) -> int:
     """One channel of x with its padding, int16, plus one element so that a pair may be read at the end."""
     top, left, bottom, right = op.attrs["pad"]
     return 2 * ((x.shape[0] + top + bottom) * (x.shape[1] + left + right) + 1)

@@ -94,9 +94,7 @@ class LinearGradWeight(ParameterGradient):
     def call(self, op: Op, c: Emitter) -> str:
         x = op.inputs["x"]
         n, channels = self.gradient_shape(op)
-        return c.call(
-            "tt_linear_grad_weight", c.dfp(op.inputs["g"]), c.ptr(x), x.zero_point, n, channels, c.update(op)
-        )
+        return c.call("tt_linear_grad_weight", c.dfp(op.inputs["g"]), c.ptr(x), x.zero_point, n, channels, c.update(op))
 
     def macs(self, op: Op) -> int:
         n, channels = self.gradient_shape(op)

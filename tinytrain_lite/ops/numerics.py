@@ -26,9 +26,7 @@ def power_of_two(exponent: int) -> np.float32:
 
 
 # ---- forward ---------------------------------------------------------------------------------
-def requantize(
-    value: np.ndarray, zero_point: int, clamp: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def requantize(value: np.ndarray, zero_point: int, clamp: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """`y = clamp(rint(value) + z)`, and the mask of elements the clamp left alone.
 
     Args: value float32, in units of the output scale. Returns (int8, bool) of the same shape.
@@ -126,7 +124,9 @@ def apply_update(
 # ---- softmax cross-entropy -------------------------------------------------------------------
 # Taylor coefficients ln(2)^k / k! of 2^f on [-1/2, 1/2], highest power first: the first one left out
 # is worth 1.2e-7 at the ends, one unit in the last place.
-EXP2_POLY = tuple(F32(c) for c in (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0))
+EXP2_POLY = tuple(
+    F32(c) for c in (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
+)
 LOG2_E = F32(1.44269504)
 LN_2 = F32(0.69314718)
 EXP_FLOOR = F32(-87.0)

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy of float32 logits: loss = ln(sum exp(l - max)) - (l[label] - max), dL/dl = p - onehot(label)."""
+"""Softmax cross-entropy of float32 logits: loss = ln(sum exp(l - max)) - (l[label] - max), gradient p - onehot."""
 
 from __future__ import annotations
 
@@ -59,6 +59,4 @@ class SoftmaxCrossEntropyGrad(GradientOp):
 
     def call(self, op: Op, c: Emitter) -> str:
         p = op.inputs["p"]
-        return c.call(
-            "tt_softmax_cross_entropy_grad", c.ptr(p), p.shape[0], c.ptr(op.inputs["label"]), c.epilogue(op)
-        )
+        return c.call("tt_softmax_cross_entropy_grad", c.ptr(p), p.shape[0], c.ptr(op.inputs["label"]), c.epilogue(op))

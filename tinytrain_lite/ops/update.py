@@ -65,9 +65,7 @@ def update(op: Op, v: Mapping[str, Any], machine: Machine, gradient: Dfp) -> dic
     factor = (v["coef"][rows] * scale).reshape(-1, *[1] * (param.ndim - 1))
     delta = gradient.mantissa.astype(F32) * factor
     noise = random_unit(np.arange(delta.size).reshape(delta.shape), seed_of(op.inputs["param"]), machine.steps)
-    new, fraction = apply_update(
-        param[rows], v.get("fraction"), delta, rounding, bound_of(op.inputs["param"]), noise
-    )
+    new, fraction = apply_update(param[rows], v.get("fraction"), delta, rounding, bound_of(op.inputs["param"]), noise)
     result = param.copy()
     result[rows] = new
     return {"param": result} | ({} if fraction is None else {"fraction": fraction})

@@ -65,7 +65,7 @@ def _add_sink(graph: Graph) -> bool:
             slot = len(slots)
         if slot >= MAX_SINKS:
             continue
-        (out, own_mult, _), = sinks(grad_map)
+        ((out, own_mult, _),) = sinks(grad_map)
         producer.outputs[f"out{slot}"] = out
         scaled = _scaled_multiplier(graph, grad_map, own_mult, factor)
         if scaled is not None:

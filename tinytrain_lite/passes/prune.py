@@ -20,9 +20,7 @@ def prune(graph: Graph) -> Graph:
     live: set[str] = set()
     kept: list[Op] = []
     for op in reversed(graph.ops):
-        op.outputs = {
-            role: t for role, t in op.outputs.items() if t.name in live or is_root(t) or not _optional(role)
-        }
+        op.outputs = {role: t for role, t in op.outputs.items() if t.name in live or is_root(t) or not _optional(role)}
         if any(t.name in live or is_root(t) for t in op.outputs.values()):
             kept.append(op)
             live.update(t.name for t in op.inputs.values())

@@ -34,7 +34,9 @@ def apply_scheme(graph: Graph, scheme: UpdateScheme) -> Graph:
             op.inputs["w"].role = "param"
             op.inputs["rows"] = graph.const(f"{name}.rows", rows)
         else:
-            raise UnsupportedError(f"scheme '{scheme.name}': layer '{name}' ({op.kind}) cannot learn a fraction {ratio}")
+            raise UnsupportedError(
+                f"scheme '{scheme.name}': layer '{name}' ({op.kind}) cannot learn a fraction {ratio}; name it with 1"
+            )
     return graph.sweep().verify()
 
 
@@ -52,8 +54,10 @@ def _split_input_channels(graph: Graph, op: Op, ratio: float) -> None:
         w.role = "param"
         return
     frozen = np.setdiff1d(np.arange(w.shape[3]), trained)
-    part = Tensor(f"{w.name}.trained", (*w.shape[:3], len(trained)), "int8", "param", w.scale, data=w.data[..., trained])
-    op.inputs["w"] = graph.add_tensor(part)
+    shape = (*w.shape[:3], len(trained))
+    op.inputs["w"] = graph.value(
+        f"{w.name}.trained", shape, "int8", role="param", scale=w.scale, data=w.data[..., trained]
+    )
     op.inputs["w_frozen"] = graph.const(f"{w.name}.frozen", w.data[..., frozen])
     op.inputs["perm"] = graph.const(f"{op.name}.perm", np.concatenate([trained, frozen]).astype(np.uint16))
 

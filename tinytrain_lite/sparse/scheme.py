@@ -35,7 +35,9 @@ class UpdateScheme:
         if self.weights == "all":
             return dict.fromkeys(layers, 1.0)
         if isinstance(self.weights, str):
-            raise UnsupportedError(f"scheme '{self.name}': weights is '{self.weights}'; expected 'all' or layer: fraction")
+            raise UnsupportedError(
+                f"scheme '{self.name}': weights is '{self.weights}'; expected 'all' or layer: fraction"
+            )
         resolved: dict[str, float] = {}
         for key, ratio in self.weights.items():
             in_range = isinstance(key, int) and -len(layers) <= key < len(layers)
