@@ -124,9 +124,7 @@ class Machine:
     def _on_block(self, _uc: unicorn.Uc, address: int, size: int, _data: object) -> None:
         self._blocks[address, size] += 1
 
-    def _on_read(
-        self, _uc: unicorn.Uc, _kind: int, address: int, size: int, _value: int, _data: object
-    ) -> None:
+    def _on_read(self, _uc: unicorn.Uc, _kind: int, address: int, size: int, _value: int, _data: object) -> None:
         self._unaligned_loads += address % size != 0
 
     def run(self, function: str) -> tuple[Estimate, int]:
@@ -142,18 +140,14 @@ class Machine:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cmsis", type=Path, required=True, help="CMSIS 5 checkout, release 5.3.0")
     cmsis = parser.parse_args().cmsis
     missing = [p for p in (*INCLUDES, *(f"CMSIS/NN/Source/{s}" for s in SOURCES)) if not (cmsis / p).exists()]
     if missing:
         raise SystemExit(f"{cmsis} has no {missing[0]}: give --cmsis a checkout of CMSIS_5 at tag 5.3.0")
 
-    table = Table(
-        title="CMSIS-NN CIFAR-10 at 216 MHz beside Lai et al. 2018, table 1. Cycles are an estimate."
-    )
+    table = Table(title="CMSIS-NN CIFAR-10 at 216 MHz beside Lai et al. 2018, table 1. Cycles are an estimate.")
     table.add_column("layer")
     headings = (
         "instructions",

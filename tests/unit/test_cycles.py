@@ -134,9 +134,7 @@ def test_issues_as_measured_on_silicon(name: str, measured: dict[str, bytes]) ->
 
 
 @given(names=st.lists(st.sampled_from(sorted(MEASURED)), min_size=1, max_size=6), data=st.data())
-def test_issue_is_in_order_and_two_wide(
-    measured: dict[str, bytes], names: list[str], data: st.DataObject
-) -> None:
+def test_issue_is_in_order_and_two_wide(measured: dict[str, bytes], names: list[str], data: st.DataObject) -> None:
     code = b"".join(measured[name] for name in names)
     issues = explain_block(code, 0).issues
     assert all((a.cycle, a.slot) < (b.cycle, b.slot) for a, b in pairwise(issues))
@@ -181,9 +179,7 @@ def test_estimate_sums_counts_regions_and_functions() -> None:
     assert str(result) == "83 cycles (estimate)"
 
 
-@pytest.mark.parametrize(
-    "code", [b"", b"\xff\xff\xff\xff", NOP + b"\x00\xf0"], ids=["empty", "undefined", "cut"]
-)
+@pytest.mark.parametrize("code", [b"", b"\xff\xff\xff\xff", NOP + b"\x00\xf0"], ids=["empty", "undefined", "cut"])
 def test_bytes_that_are_no_code_are_refused(code: bytes) -> None:
     with pytest.raises(ValueError, match="0x08000100|0x08000102"):
         block_cycles(code, 0x08000100)
@@ -194,9 +190,7 @@ class _Run:
 
     def __init__(self, address: int, target: int | None, conditional: bool = True) -> None:
         self.end = address + 4
-        self.branch = Instruction(
-            address + 2, 2, "", "b", "branch", target=target, jumps=True, conditional=conditional
-        )
+        self.branch = Instruction(address + 2, 2, "", "b", "branch", target=target, jumps=True, conditional=conditional)
 
 
 @given(trips=st.lists(st.integers(1, 9), min_size=1, max_size=20))
