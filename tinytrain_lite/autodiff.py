@@ -115,7 +115,7 @@ def differentiate(forward: Graph, rule: UpdateRule) -> Graph:
     logits = next((op.outputs["y"] for op in graph if op.kind == "linear" and not graph.readers(op.outputs["y"])), None)
     if logits is None:
         raise GraphError(f"{graph.name}: no linear classifier head at the end; there is nothing to take a loss of")
-    label = graph.value("label", (1,), "int32", role="input")
+    label = graph.value("label", (1,), "int32", role="argument")
     probabilities = graph.value("probabilities", logits.shape, "float32")
     loss = graph.value("loss", (1,), "float32", role="output")
     graph.append("softmax_cross_entropy", "loss", {"x": logits, "label": label},

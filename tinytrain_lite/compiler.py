@@ -68,10 +68,9 @@ def training_graph(
 def inference_graph(train: Graph) -> Graph:
     """The forward part of a training graph, over the same parameters."""
     graph = train.copy()
-    graph.ops = [op for op in graph if op.phase == "forward" and "label" not in op.inputs]
+    graph.ops = [op for op in graph if op.phase == "forward" and not any(t.role == "argument" for t in op.inputs.values())]
     for op in graph:
         op.outputs.pop("mask", None)
-    graph.tensors.pop("label")
     return prune(graph)
 
 

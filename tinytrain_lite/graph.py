@@ -24,9 +24,9 @@ from tinytrain_lite.errors import GraphError
 # lives in the tensor's state); `dfp32` the int32 sums of an unfused weight gradient; `bits` a clamp mask.
 DTYPE_BITS = {"int8": 8, "uint16": 16, "int32": 32, "float32": 32, "dfp16": 16, "dfp32": 32, "bits": 1}
 
-# input: written from outside before the first op.  const: flash.  param: SRAM, trained, outlives the step.
+# input: the image, written from outside before the first op.  argument: the label, likewise, static.  const: flash.  param: SRAM, trained, outlives the step.
 # value: the arena.  output: static SRAM, read from outside after the last op.
-ROLES = ("input", "const", "param", "value", "output")
+ROLES = ("input", "argument", "const", "param", "value", "output")
 
 
 @dataclass(eq=False)
@@ -143,7 +143,9 @@ class Graph:
 
     @property
     def image(self) -> Tensor:
-        return next(t for t in self.by_role("input") if t.dtype == "int8")
+        """The one input, int8 (H, W, C)."""
+        (image,) = self.by_role("input")
+        return image
 
     def producer(self, tensor: Tensor) -> Op | None:
         return next((op for op in self.ops if tensor in op.outputs.values()), None)
@@ -167,7 +169,7 @@ class Graph:
 
     def __str__(self) -> str:
         lines = [f"graph {self.name}"]
-        lines += [f"  {t}" for role in ("input", "param") for t in self.by_role(role) if t.aliases is None]
+        lines += [f"  {t}" for role in ("input", "argument", "param") for t in self.by_role(role) if t.aliases is None]
         width = len(str(len(self.ops)))
         lines += [f"  {i:>{width}}  {op}   // {op.name}" for i, op in enumerate(self.ops)]
         return "\n".join(lines) + "\n"
@@ -189,7 +191,7 @@ class Graph:
         """
         from tinytrain_lite.ops import definition  # ops import this module
 
-        written: set[str] = {t.name for t in self.tensors.values() if t.role in ("input", "const", "param")}
+        written: set[str] = {t.name for t in self.tensors.values() if t.role in ("input", "argument", "const", "param")}
         written -= {t.name for t in self.tensors.values() if t.aliases is not None}
         stale: set[str] = set()
         for op in self.ops:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from tinytrain_lite.builder import INT8, Builder
 from tinytrain_lite.errors import TinyTrainError
@@ -28,14 +27,15 @@ __all__ = [
     "quantize",
     "quantize_image",
     "quantize_weight",
+    "revive_channels",
 ]
 
 # A network trained on pixel / 255: s (q - z) = (pixel - 128 + 128) / 255, without loss.
 PIXEL_SCALE = 1 / 255
 PIXEL_ZERO = -128
 
-# A channel with (nearly) no weight still gets a scale, so that it can learn: no less than this part of
-# the largest one of its layer.
+# A dead channel (hardly any weight) still gets a scale on which it can learn and its bias fits int32: no less
+# than this part of the largest scale of its layer.
 SMALLEST_SCALE = 2.0**-10
 
 # Weight scale of an untrained (all-zero) head: room for weights within +-1.
@@ -79,6 +79,23 @@ def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(weight / columns), -127, 127).astype(np.int8), scale
 
 
+def revive_channels(
+    weight: np.ndarray, scale: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Move the dead channels of an int8 layer to the smallest scale that `quantize_weight` would give them.
+
+    weight: int8 (O, ...), scale: float32 (O,), bias: int32 (O,). Other channels keep every bit.
+    """
+    floor = np.float32(SMALLEST_SCALE * scale.max())
+    dead = scale < floor
+    ratio = np.where(dead, scale.astype(np.float64) / floor, 1.0)
+    return (
+        np.rint(weight * ratio.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8),
+        np.where(dead, floor, scale),
+        np.rint(bias * ratio).astype(np.int32),
+    )
+
+
 def calibrate(model: FloatModel, images: np.ndarray) -> dict[str, Range]:
     """Range of every activation over calibration images, by layer name, after the activation's clamp.
 
@@ -92,13 +109,10 @@ def calibrate(model: FloatModel, images: np.ndarray) -> dict[str, Range]:
     ranges: dict[str, Range] = {}
     for start in range(0, len(images), BATCH):
         q = quantize_image(images[start : start + BATCH]).astype(np.float32)
-        x = torch.from_numpy((q - PIXEL_ZERO) * np.float32(PIXEL_SCALE)).permute(0, 3, 1, 2)
-        for name, value in model.run(x).items():
+        for name, value in model.run((q - PIXEL_ZERO) * np.float32(PIXEL_SCALE)).items():
             low, high = float(value.min()), float(value.max())
             if not math.isfinite(low + high):
-                raise TinyTrainError(
-                    f"{model.name}: '{name}' takes the value {low + high} on calibration images"
-                )
+                raise TinyTrainError(f"{model.name}: '{name}' takes the value {low + high} on calibration images")
             seen = ranges.get(name, Range(low, high))
             ranges[name] = Range(min(low, seen.low), max(high, seen.high))
     return ranges

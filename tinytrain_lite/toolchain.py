@@ -115,6 +115,7 @@ def _build(
             f"-ffile-prefix-map={firmware}=firmware",
             f"-ffile-prefix-map={model_dir}=model",
             f"-ffile-prefix-map={scratch}=generated",
+            "-fdebug-compilation-dir=.",
             f"-I{firmware / 'include'}", f"-I{model_dir}", f"-I{scratch}",
             *map(str, model_sources), *map(str, sources),
         ]  # fmt: skip

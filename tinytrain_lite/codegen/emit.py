@@ -51,8 +51,8 @@ class Emitter:
     # ---- arguments ------------------------------------------------------------------------
     def ptr(self, t: Tensor) -> str:
         """Address of a tensor: an array by name, or a place in the arena."""
-        if t.name == "label":
-            return "&label"
+        if t.role == "argument":
+            return f"&{identifier(t.name)}"
         if t.role in ("value", "input"):
             return f"AT({C_TYPE[t.dtype]}, {self.plan.offset(t)})"
         return identifier((t.aliases or t).name)
@@ -146,7 +146,7 @@ class Emitter:
         macs = definition(op.kind).macs(op)
         head = f"{self._index[op]} {op.name}: {op.phase}" + (f", {macs:,} MACs" if macs else "")
         arena = [
-            t for t in (*op.inputs.values(), *op.outputs.values()) if t.role in ("value", "input") and t.name != "label"
+            t for t in (*op.inputs.values(), *op.outputs.values()) if t.role in ("value", "input")
         ]
         places = [f"{t.name} {self.plan.offset(t)}..{self.plan.offset(t) + t.nbytes}" for t in dict.fromkeys(arena)]
         return [head, str(op)] + (["arena: " + ", ".join(places)] if places else [])

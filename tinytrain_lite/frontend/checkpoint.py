@@ -114,9 +114,7 @@ def _pickle_bytes(path: Path) -> bytes:
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
             if len(entries) != 1:
-                raise CheckpointError(
-                    f"{path}: the zip archive holds {len(entries)} files data.pkl; expected one"
-                )
+                raise CheckpointError(f"{path}: the zip archive holds {len(entries)} files data.pkl; expected one")
             if entries[0].file_size > MAX_BYTES:
                 raise CheckpointError(
                     f"{path}: data.pkl unpacks to {entries[0].file_size:,} bytes, more than {MAX_BYTES:,}"
@@ -124,9 +122,7 @@ def _pickle_bytes(path: Path) -> bytes:
             with archive.open(entries[0]) as stream:
                 return stream.read(MAX_BYTES)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: not a complete zip archive ({error}); fetch the file again"
-        ) from error
+        raise CheckpointError(f"{path}: not a complete zip archive ({error}); fetch the file again") from error
 
 
 def _plain(value: Any, seen: dict[int, Any]) -> Any:

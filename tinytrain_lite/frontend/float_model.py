@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    import torch  # at run time only where a network runs: int8 checkpoints do without
 
 __all__ = ["IMAGE", "FloatLayer", "FloatModel"]
 
@@ -37,6 +39,9 @@ class FloatLayer:
 
     def run(self, *x: torch.Tensor) -> torch.Tensor:
         """The layer in float32; activations are (N, C, H, W), the output of ``linear`` is (N, classes)."""
+        import torch
+        from torch.nn import functional as F
+
         if self.kind == "add":
             y = x[0] + x[1]
         elif self.kind == "avg_pool":
@@ -64,10 +69,12 @@ class FloatModel:
     shape: tuple[int, int, int]
     layers: list[FloatLayer] = field(default_factory=list)
 
-    @torch.no_grad()
-    def run(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Every activation by layer name. x: float32 (N, C, H, W), as the network expects it."""
-        values = {IMAGE: x}
-        for layer in self.layers:
-            values[layer.name] = layer.run(*(values[name] for name in layer.inputs))
-        return values
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Every activation by layer name, (N, C, H, W). images: float32 (N, H, W, C), as the network expects them."""
+        import torch
+
+        values = {IMAGE: torch.from_numpy(images).permute(0, 3, 1, 2)}
+        with torch.no_grad():
+            for layer in self.layers:
+                values[layer.name] = layer.run(*(values[name] for name in layer.inputs))
+        return {name: value.numpy() for name, value in values.items()}

@@ -4,6 +4,9 @@ A checkpoint is a first convolution, inverted-residual blocks (pointwise1, depth
 and a 1x1-convolution classifier, each with int8 weights, int32 biases, per-channel `w_scales` and the scales
 and zero points of input and output. Padding is (k - 1) // 2 on every side, at stride 2 too. Trained on
 (pixel - 127.5) / 127.5; the device computes pixel - 128, half a grid step away.
+
+About sixty channels a model are dead: scales near 4e-9 with the bias cut off at +-2^31, where adding a single
+product overflows int32. They are moved to a scale on which they can learn (`revive_channels`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from tinytrain_lite.builder import Builder
 from tinytrain_lite.errors import UnsupportedError
 from tinytrain_lite.frontend.checkpoint import CheckpointError, read_checkpoint
 from tinytrain_lite.graph import Graph, Tensor
-from tinytrain_lite.quantize import HEAD_SCALE
+from tinytrain_lite.quantize import HEAD_SCALE, revive_channels
 
 __all__ = ["import_checkpoint"]
 
@@ -64,7 +67,7 @@ class _Importer:
         weight, scale, bias = _parameters(x, content["classifier"], "head")
         if num_classes is not None:
             weight = np.zeros((num_classes, *weight.shape[1:]), np.int8)
-            scale = np.full(num_classes, HEAD_SCALE)
+            scale = np.full(num_classes, HEAD_SCALE, np.float32)
             bias = np.zeros(num_classes, np.int32)
         self.graph.linear(x, weight[:, 0, 0], scale, bias, name="head")
         return self.graph.verify()
@@ -99,14 +102,12 @@ class _Importer:
         if layer["groups"] == 1:
             return self.graph.conv2d(x, weight, scale, bias, **window, name=name)
         if layer["groups"] != len(weight) or weight.shape[3] != 1:
-            raise UnsupportedError(
-                f"{name}: {layer['groups']} groups; only 1, or one per channel (depthwise)"
-            )
+            raise UnsupportedError(f"{name}: {layer['groups']} groups; only 1, or one per channel (depthwise)")
         return self.graph.depthwise_conv2d(x, weight[..., 0].copy(), scale, bias, **window, name=name)
 
 
 def _parameters(x: Tensor, layer: dict[str, Any], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(weight int8 [O, KH, KW, I], scale float64 [O], bias int32 [O]), checked against each other and x."""
+    """(weight int8 [O, KH, KW, I], scale float32 [O], bias int32 [O]), checked against each other and x."""
     params = layer["params"]
     _expect_grid(x, params, name)
     weight, bias, scale = params["weight"], params["bias"], params["w_scales"]
@@ -121,7 +122,7 @@ def _parameters(x: Tensor, layer: dict[str, Any], name: str) -> tuple[np.ndarray
         raise CheckpointError(f"{name}: {len(weight)} filters, {len(bias)} biases and {len(scale)} scales")
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise CheckpointError(f"{name}.w_scales: a scale is not positive and finite")
-    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1)), scale.astype(np.float64), bias
+    return revive_channels(np.ascontiguousarray(weight.transpose(0, 2, 3, 1)), scale, bias)
 
 
 def _grid(params: dict[str, Any], which: str, name: str) -> tuple[float, int]:

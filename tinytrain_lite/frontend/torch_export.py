@@ -33,6 +33,9 @@ def import_module(model: nn.Module, shape: tuple[int, int, int], name: str = "mo
     training = model.training
     try:
         program = torch.export.export(model.eval(), (torch.zeros(1, shape[2], shape[0], shape[1]),))
+    except Exception as error:  # tracing runs the model's own code, which may raise anything
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise UnsupportedError(f"torch.export cannot trace '{name}': {reason[0]}") from error
     finally:
         model.train(training)
     return _Importer(program, FloatModel(name, shape)).run()
@@ -109,9 +112,7 @@ class _Importer:
         x, gamma, beta, mean, variance, training, _, epsilon, _ = _arguments(node, *[None] * 9)
         layer = self._sole_reader(node, x, ("conv2d", "depthwise_conv2d"))
         if training or mean is None:
-            raise self._refuse(
-                node, "uses the statistics of its batch; only running statistics can be folded"
-            )
+            raise self._refuse(node, "uses the statistics of its batch; only running statistics can be folded")
         assert layer.weight is not None and layer.bias is not None
         factor = 1 / np.sqrt(self._constant(node, variance).astype(np.float64) + epsilon)
         if gamma is not None:
@@ -145,17 +146,13 @@ class _Importer:
         if not (a in self.source and b in self.source):
             raise self._refuse(node, "adds a constant; only the sum of two activations is supported")
         if node.kwargs.get("alpha", 1) != 1 or _shape(a) != _shape(b):
-            raise self._refuse(
-                node, f"of {_shape(a)} and {_shape(b)} is not supported; shapes must agree, alpha be 1"
-            )
+            raise self._refuse(node, f"of {_shape(a)} and {_shape(b)} is not supported; shapes must agree, alpha be 1")
         self._add(node, "add", (a, b))
 
     def mean(self, node: fx.Node) -> None:
         x, dims = _arguments(node, None, (2, 3))
         if len(_shape(x)) != 4 or sorted(d % 4 for d in dims) != [2, 3]:
-            raise self._refuse(
-                node, f"over dimensions {dims} is not supported; only over height and width is"
-            )
+            raise self._refuse(node, f"over dimensions {dims} is not supported; only over height and width is")
         self._add(node, "avg_pool", (x,))
 
     def adaptive_avg_pool(self, node: fx.Node) -> None:
@@ -167,9 +164,7 @@ class _Importer:
     def avg_pool(self, node: fx.Node) -> None:
         x, kernel, _, padding = _arguments(node, None, None, None, (0, 0))
         if _pair(kernel) != _shape(x)[2:] or _pair(padding) != (0, 0):
-            raise self._refuse(
-                node, f"with kernel {kernel} is not supported; only one as large as its input is"
-            )
+            raise self._refuse(node, f"with kernel {kernel} is not supported; only one as large as its input is")
         self._add(node, "avg_pool", (x,))
 
     def linear(self, node: fx.Node) -> None:
@@ -198,9 +193,7 @@ class _Importer:
         path = _path(node)
         name = path if kind in ("conv2d", "depthwise_conv2d") else f"{path}.{kind}".lstrip(".")
         if "weight" in fields and (not path or path in self.layers):
-            raise self._refuse(
-                node, "shares its weights with an earlier call; every layer must own its weights"
-            )
+            raise self._refuse(node, "shares its weights with an earlier call; every layer must own its weights")
         unique, count = name, 1
         while unique in self.layers:
             count += 1
@@ -228,9 +221,7 @@ class _Importer:
         results = node.args[0]
         layer = self.layers.get(self.source.get(results[0], "")) if len(results) == 1 else None  # type: ignore
         if layer is None or layer.kind != "conv2d" or len(layer.bias) != np.prod(_shape(results[0])):  # type: ignore
-            raise UnsupportedError(
-                "the model must return one tensor, the logits (N, classes) of a linear layer"
-            )
+            raise UnsupportedError("the model must return one tensor, the logits (N, classes) of a linear layer")
         assert layer.weight is not None
         if layer.weight.shape[1:3] != (1, 1) or layer.clamp != (-math.inf, math.inf):
             raise UnsupportedError(f"'{layer.name}': the last layer must be linear, without activation")

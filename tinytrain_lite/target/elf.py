@@ -48,12 +48,15 @@ class Firmware:
             raise TargetError(f"{self.path} has no symbols; it was stripped, rebuild it")
         functions: dict[int, Function] = {}
         self.symbols: dict[str, int] = {}
+        self.variables: dict[str, int] = {}  # bytes of each array and variable, constants included
         for symbol in table.iter_symbols():
             kind, value = symbol["st_info"]["type"], symbol["st_value"]
             if kind == "STT_FUNC":
                 functions[value & ~1] = Function(symbol.name, value & ~1, symbol["st_size"])
             elif kind != "STT_FILE" and symbol.name and not symbol.name.startswith("$"):
                 self.symbols[symbol.name] = value
+                if kind == "STT_OBJECT":
+                    self.variables[symbol.name] = symbol["st_size"]
         self.functions = sorted(functions.values(), key=lambda function: function.address)
 
     def function_at(self, address: int) -> Function | None:

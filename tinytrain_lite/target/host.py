@@ -150,7 +150,7 @@ class HostTarget(Target):
         return correct / len(batch)
 
     def set_learning_rate(self, rate: float) -> None:
-        if not (np.isfinite(np.float32(rate)) and rate >= 0):
+        if not 0 <= rate <= float(np.finfo(np.float32).max):
             raise TargetError(f"the learning rate must be finite and not negative, got {rate}")
         self._model.learning_rate[0] = rate
 

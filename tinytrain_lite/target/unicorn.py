@@ -31,7 +31,7 @@ from unicorn import arm_const
 from tinytrain_lite.board import DEFAULT_BOARD, Board, Region, load_board
 from tinytrain_lite.target.base import TargetError
 from tinytrain_lite.target.elf import Firmware
-from tinytrain_lite.target.machine import STOP_INPUT, BlockRow, Machine
+from tinytrain_lite.target.machine import STOP_INPUT, STOP_LIMIT, BlockRow, Machine
 from tinytrain_lite.target.protocol import ProtocolTarget
 
 INSTRUCTION_LIMIT = 20_000_000_000  # for one request; about two minutes
@@ -189,11 +189,10 @@ class UnicornTarget(ProtocolTarget):
         except unicorn.UcError as error:
             raise self._fault(error) from None
         if self._machine.stop_reason != STOP_INPUT:
+            limit = self._machine.stop_reason == STOP_LIMIT
+            what = f"did not answer within {self.instruction_limit} instructions" if limit else "went to sleep"
             pc = self._engine.reg_read(arm_const.UC_ARM_REG_PC)
-            raise TargetError(
-                f"the firmware did not answer within {self.instruction_limit} instructions; "
-                f"it is in {self.firmware.function_name(pc)}"
-            )
+            raise TargetError(f"the firmware {what}; it is in {self.firmware.function_name(pc)}")
 
     def _on_bad_access(self, engine: Any, access: int, address: int, size: int, value: int, data: Any) -> bool:
         self._bad_access = access, address

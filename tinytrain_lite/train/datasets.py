@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +109,7 @@ def split(data: Dataset, per_class: int, test: int, seed: int = 0, validation: i
     train = np.random.default_rng(seed + 1).permutation(np.concatenate(chosen))
     left = rest[~np.isin(rest, train)]
     if validation is not None and len(left) < validation:
-        raise DatasetError(
-            f"{data.name}: {len(left)} images left for validation; {validation} were asked for"
-        )
+        raise DatasetError(f"{data.name}: {len(left)} images left for validation; {validation} were asked for")
     return Split(data.take(train), data.take(left[:validation]), data.take(held_out))
 
 
@@ -126,15 +125,15 @@ def pad(data: Dataset, size: int) -> Dataset:
 
 def resize(data: Dataset, size: int) -> Dataset:
     """Resample the images to ``size`` x ``size`` (bilinear, antialiased when it shrinks)."""
-    from PIL import Image
-
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DatasetError(f"{data.name}: resizing needs Pillow; `pip install pillow`") from error
     count, _, _, channels = data.images.shape
     out = np.empty((count, size, size, channels), np.uint8)
     for source, target in zip(data.images, out, strict=True):
         picture = Image.fromarray(source if channels == 3 else source[..., 0])
-        target[...] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(
-            target.shape
-        )
+        target[...] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(target.shape)
     return Dataset(data.name, out, data.labels, data.classes)
 
 
@@ -183,7 +182,7 @@ def _cifar10_subset(part: str, path: Path | None) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DatasetError(f"cifar10-subset: cannot read {path}: {error}") from error
     return Dataset("cifar10-subset", images, labels.astype(np.int64), CIFAR10_CLASSES)
 

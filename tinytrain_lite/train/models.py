@@ -91,9 +91,7 @@ def load_pretrained() -> MobileNet:
     """
     path = resources.files("tinytrain_lite") / "data" / CHECKPOINT
     if not path.is_file():
-        raise TinyTrainError(
-            f"{path} is missing; regenerate it with `python -m tinytrain_lite.train.pretrain`"
-        )
+        raise TinyTrainError(f"{path} is missing; regenerate it with `python -m tinytrain_lite.train.pretrain`")
     model = MobileNet()
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         state = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}

@@ -39,9 +39,7 @@ def accuracy(model: torch.nn.Module, data: datasets.Dataset, batch: int = 256) -
     return right / len(data)
 
 
-def pretrain(
-    data: datasets.Dataset, epochs: int, seed: int = 0, batch: int = 128, peak_rate: float = 0.2
-) -> MobileNet:
+def pretrain(data: datasets.Dataset, epochs: int, seed: int = 0, batch: int = 128, peak_rate: float = 0.2) -> MobileNet:
     """Train the demo network from scratch in fp32: SGD with momentum 0.9, weight decay 1e-4, one-cycle rate.
 
     data: 32x32 images, 10 classes. Images are shifted by up to two pixels, so that features do not depend on
@@ -50,9 +48,7 @@ def pretrain(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = MobileNet(len(data.classes), data.images.shape[-1])
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=peak_rate, momentum=0.9, weight_decay=1e-4, nesterov=True
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=peak_rate, momentum=0.9, weight_decay=1e-4, nesterov=True)
     steps = len(data) // batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_rate, total_steps=epochs * steps)
     for epoch in range(epochs):

@@ -51,7 +51,7 @@ typedef struct {
   uint32_t marker_count;
   buffer rx, tx;
   size_t rx_position;
-  uint32_t idle_polls; /* readings of USART_ISR since a byte went either way */
+  uint32_t idle_polls; /* readings of USART_ISR since a byte went either way, or since emulation began */
 } machine;
 
 typedef enum { PLAIN, RCC, PWR, USART, DWT } kind;
@@ -252,6 +252,7 @@ EXPORT uint64_t machine_instructions(const machine *m) { return m->instructions;
 EXPORT void machine_arm(machine *m, uint64_t budget) {
   m->limit = m->instructions + budget;
   m->stop_reason = STOP_NONE;
+  m->idle_polls = 0;
 }
 
 EXPORT uint32_t machine_stop_reason(const machine *m) { return m->stop_reason; }
