@@ -68,7 +68,8 @@ def training_graph(
 def inference_graph(train: Graph) -> Graph:
     """The forward part of a training graph, over the same parameters."""
     graph = train.copy()
-    graph.ops = [op for op in graph if op.phase == "forward" and not any(t.role == "argument" for t in op.inputs.values())]
+    takes_label = {id(op) for t in graph.by_role("argument") for op in graph.readers(t)}
+    graph.ops = [op for op in graph if op.phase == "forward" and id(op) not in takes_label]
     for op in graph:
         op.outputs.pop("mask", None)
     return prune(graph)

@@ -24,8 +24,9 @@ from tinytrain_lite.errors import GraphError
 # lives in the tensor's state); `dfp32` the int32 sums of an unfused weight gradient; `bits` a clamp mask.
 DTYPE_BITS = {"int8": 8, "uint16": 16, "int32": 32, "float32": 32, "dfp16": 16, "dfp32": 32, "bits": 1}
 
-# input: the image, written from outside before the first op.  argument: the label, likewise, static.  const: flash.  param: SRAM, trained, outlives the step.
-# value: the arena.  output: static SRAM, read from outside after the last op.
+# input: the image, in the arena, written from outside before the first op.  argument: a scalar likewise, in
+# static SRAM.  const: flash.  param: static SRAM, trained, outlives the step.  value: the arena.
+# output: static SRAM, read from outside after the last op.
 ROLES = ("input", "argument", "const", "param", "value", "output")
 
 
