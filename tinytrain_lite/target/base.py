@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tinytrain_lite.errors import TinyTrainError
 
 Image = NDArray[np.int8]
+Labels = Sequence[int] | NDArray[np.integer]
 Progress = Callable[[int], None]  # called with the number of images done since the last call
 
 
@@ -118,7 +119,7 @@ class Target(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
-    def evaluate(self, images: Image, labels: Sequence[int], progress: Progress | None = None) -> float:
+    def evaluate(self, images: Image, labels: Labels, progress: Progress | None = None) -> float:
         """Accuracy in 0..1 on int8 images (N, height, width, channels)."""
         self._check_batch(images, labels)
         correct = 0
@@ -128,7 +129,7 @@ class Target(ABC):
                 progress(1)
         return correct / len(labels)
 
-    def train_many(self, images: Image, labels: Sequence[int], progress: Progress | None = None) -> TrainLog:
+    def train_many(self, images: Image, labels: Labels, progress: Progress | None = None) -> TrainLog:
         """One training step an image, in the order given."""
         self._check_batch(images, labels)
         results = []
@@ -139,13 +140,13 @@ class Target(ABC):
         loss, predicted, cycles = zip(*results, strict=True)
         return TrainLog(np.array(loss, np.float32), np.array(predicted, np.uint16), np.array(cycles, np.uint32))
 
-    def __enter__(self) -> Target:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_batch(self, images: Image, labels: Sequence[int]) -> None:
+    def _check_batch(self, images: Image, labels: Labels) -> None:
         if len(images) != len(labels) or len(images) == 0:
             raise TargetError(f"need as many images as labels, and at least one: got {len(images)} and {len(labels)}")
 

@@ -13,7 +13,6 @@ import ctypes
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from tinytrain_lite.target.base import (
     Image,
     Inference,
+    Labels,
     ModelInfo,
     Progress,
     Stats,
@@ -112,7 +112,7 @@ class HostTarget(Target):
         log = self.train_many(image[np.newaxis], [label])
         return TrainResult(float(log.loss[0]), int(log.predicted[0]), 0)
 
-    def train_many(self, images: Image, labels: Sequence[int], progress: Progress | None = None) -> TrainLog:
+    def train_many(self, images: Image, labels: Labels, progress: Progress | None = None) -> TrainLog:
         self._check_batch(images, labels)
         batch = self._batch(images)
         wanted = np.array([check_label(int(label), self._info) for label in labels], np.uint16)
@@ -134,7 +134,7 @@ class HostTarget(Target):
         self._correct += predicted == label
         return predicted
 
-    def evaluate(self, images: Image, labels: Sequence[int], progress: Progress | None = None) -> float:
+    def evaluate(self, images: Image, labels: Labels, progress: Progress | None = None) -> float:
         self._check_batch(images, labels)
         batch = self._batch(images)
         wanted = np.array([check_label(int(label), self._info) for label in labels], np.uint16)
