@@ -1,0 +1,383 @@
+"""One program, measured: trained on a device, everything counted, one record, one table, one JSON.
+
+The emulated device is given every image over its USART and trains on it; the generated C on this computer is
+given the same images in step. Losses must agree bit for bit at every step and parameters byte for byte at the
+end, or `measure` raises. So the accuracy, which is counted on this computer because that is fifty times faster,
+*is* the device's; a handful of held-out images are classified on both, before and after, and compared too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinytrain_lite.autodiff import UpdateRule
+from tinytrain_lite.board import DEFAULT_BOARD, load_board
+from tinytrain_lite.codegen import generate
+from tinytrain_lite.codegen.emit import Emitter, identifier
+from tinytrain_lite.compiler import Program
+from tinytrain_lite.errors import TinyTrainError
+from tinytrain_lite.graph import Graph, Tensor
+from tinytrain_lite.memory import Buffer, Plan
+from tinytrain_lite.ops.base import definition
+from tinytrain_lite.quantize import quantize_image
+from tinytrain_lite.target.base import Target
+from tinytrain_lite.target.cycles import Estimate, estimate
+from tinytrain_lite.target.host import HostTarget
+from tinytrain_lite.target.unicorn import OUTSIDE, UnicornTarget
+from tinytrain_lite.toolchain import build_firmware, build_host_library, compiler_name
+from tinytrain_lite.train.datasets import Dataset, Split
+
+FORMAT = 1  # of the JSON record
+TARGETS = ("unicorn", "host")
+SPOT_CHECKS = 8  # held-out images classified on the device too, before and after
+CURVE_POINTS = 8
+CURVE_IMAGES = 300  # of the validation part, for the curve only
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+class MeasurementError(TinyTrainError):
+    """The device did not compute what this computer computed, or a record cannot be read."""
+
+
+@dataclass(frozen=True)
+class OpRow:
+    """One op of the training step. `cycles` is an estimate; 0 where there is no device."""
+
+    index: int
+    layer: str
+    kind: str
+    phase: str
+    macs: int
+    instructions: int = 0
+    cycles: int = 0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A buffer of the arena: bytes `offset`..`offset + size`, alive from op `first` to op `last` (-1: before any)."""
+
+    name: str
+    kind: str  # input, activation, mask, gradient, scratch
+    offset: int
+    size: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Sram:
+    """Bytes of SRAM by kind."""
+
+    parameters: int  # what learns: weights, biases and the fractions of an LSB they remember
+    state: int  # outputs, gradient exponents, learning rate, step counter
+    arena: int
+    runtime: int | None = None  # the firmware's own variables; None where there is no device
+    stack: int | None = None  # high-water mark
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.state + self.arena + (self.runtime or 0) + (self.stack or 0)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything known of one training run."""
+
+    model: str
+    scheme: str
+    target: str
+    board: str
+    compiler: str
+    rounding: str
+    qas: bool
+    learning_rate: float
+    seed: int
+    data: str
+    classes: int
+    train_images: int
+    test_images: int
+    steps: int
+    accuracy_before: float
+    accuracy_after: float
+    losses: list[float]
+    curve: list[tuple[int, float]]  # (steps, accuracy on CURVE_IMAGES validation images)
+    agreement: str  # what was compared between device and this computer
+    predicted: Sram
+    sram: Sram
+    sram_limit: int
+    arena_written: int | None  # bytes of the arena the device really wrote, by painting
+    lower_bound: int  # most bytes of the arena alive at once: no plan is smaller
+    flash: int | None
+    flash_limit: int
+    clock_hz: int
+    train_instructions: int | None  # retired by one training step, exact
+    infer_instructions: int | None
+    train_cycles: int | None  # estimates
+    infer_cycles: int | None
+    ops: list[OpRow] = field(default_factory=list)
+    arena: list[Placement] = field(default_factory=list)
+    live: list[int] = field(default_factory=list)  # bytes of the arena alive during each op
+    ir: str = ""
+
+    @property
+    def train_ms(self) -> float | None:
+        """Estimated milliseconds of one training step at the chip's clock."""
+        return None if self.train_cycles is None else 1e3 * self.train_cycles / self.clock_hz
+
+    @property
+    def macs(self) -> int:
+        return sum(row.macs for row in self.ops)
+
+
+def measure(
+    program: Program,
+    data: Split,
+    *,
+    rate: float,
+    steps: int,
+    rule: UpdateRule | None = None,
+    seed: int = 0,
+    target: str = "unicorn",
+    board: str = DEFAULT_BOARD,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Train `program` for `steps` single images and count.
+
+    data: uint8 images of the program's shape. Training visits data.train in a seeded order, again and again.
+    Raises MeasurementError if device and computer differ, TargetError for a fault, ToolchainError if it does not fit.
+    """
+    if target not in TARGETS:
+        raise MeasurementError(f"unknown target '{target}'; choose {' or '.join(TARGETS)}")
+    rule = rule or UpdateRule()
+    with tempfile.TemporaryDirectory() as folder:
+        generate(program, Path(folder))
+        library = build_host_library(Path(folder))
+        elf = build_firmware(Path(folder), board=board) if target == "unicorn" else None
+    with ExitStack() as stack:
+        host = stack.enter_context(closing(HostTarget(library)))
+        device = stack.enter_context(closing(UnicornTarget(elf, board=board))) if elf else None
+        run = _Run(host, device, data, rate, progress)
+        before = run.accuracy()
+        run.train(sample_order(len(data.train), steps, seed))
+        after = run.accuracy()
+        counted = _count(program, device, data) if device else _uncounted(program)
+    chip = load_board(board)
+    return Measurement(
+        model=program.name.partition("/")[0], scheme=program.name.partition("/")[2], target=target, board=board,
+        compiler=compiler_name(), rounding=rule.rounding, qas=rule.qas, learning_rate=rate, seed=seed,
+        data=data.train.name, classes=len(data.train.classes), train_images=len(data.train),
+        test_images=len(data.test), steps=steps, accuracy_before=before, accuracy_after=after, losses=run.losses,
+        curve=run.curve, agreement=run.agreement(), predicted=predict_sram(program), sram_limit=chip.ram.bytes,
+        lower_bound=max(program.train_plan.lower_bound, program.infer_plan.lower_bound),
+        flash_limit=chip.memories["flash"].bytes, clock_hz=chip.clock_hz, arena=placements(program.train_plan),
+        live=program.train_plan.live, ir=str(program.train), **counted,
+    )  # fmt: skip
+
+
+def sample_order(images: int, steps: int, seed: int) -> np.ndarray:
+    """Indices of the images to train on, int64 (steps,): one seeded permutation after another."""
+    rng = np.random.default_rng(seed)
+    epochs = -(-steps // images)
+    return np.concatenate([rng.permutation(images) for _ in range(epochs)])[:steps]
+
+
+class _Run:
+    """Host and device in lockstep."""
+
+    def __init__(
+        self, host: HostTarget, device: UnicornTarget | None, data: Split, rate: float, progress: Progress | None
+    ):
+        self.host, self.device, self.data, self.progress = host, device, data, progress
+        self.losses: list[float] = []
+        self.curve: list[tuple[int, float]] = []
+        for each in self._targets():
+            each.set_learning_rate(rate)
+        if device:
+            device.paint_arena()
+
+    def _targets(self) -> list[Target]:
+        return [self.host] + ([self.device] if self.device else [])
+
+    def train(self, order: np.ndarray) -> None:
+        images, labels = _prepared(self.data.train)
+        points = set(np.linspace(0, len(order), CURVE_POINTS + 1, dtype=int).tolist())
+        self._point(0)
+        for done, index in enumerate(order.tolist(), start=1):
+            results = [each.train(images[index], int(labels[index])) for each in self._targets()]
+            if any(r.loss != results[0].loss or r.predicted != results[0].predicted for r in results):
+                raise MeasurementError(f"step {done}: the device's loss is {results[-1].loss}, here {results[0].loss}")
+            self.losses.append(results[0].loss)
+            if self.progress:
+                self.progress(done, len(order))
+            if done in points:
+                self._point(done)
+        if self.device:
+            here, there = self.host.read_params(), self.device.read_params()
+            wrong = [name for name in here if here[name].tobytes() != there[name].tobytes()]
+            if wrong:
+                raise MeasurementError(f"after {len(order)} steps the device's '{wrong[0]}' differs from the one here")
+
+    def _point(self, step: int) -> None:
+        if len(self.data.validation):
+            images, labels = _prepared(self.data.validation, CURVE_IMAGES)
+            self.curve.append((step, self.host.evaluate(images, labels.tolist())))
+
+    def accuracy(self) -> float:
+        """On the held-out images; a few of them are classified by the device as well."""
+        images, labels = _prepared(self.data.test)
+        if self.device:
+            for image in images[:SPOT_CHECKS]:
+                if not np.array_equal(self.device.infer(image).logits, self.host.infer(image).logits):
+                    raise MeasurementError("the device's logits of a held-out image differ from this computer's")
+        return self.host.evaluate(images, labels.tolist())
+
+    def agreement(self) -> str:
+        if not self.device:
+            return "trained and evaluated by the generated C on this computer; no device"
+        spot = min(SPOT_CHECKS, len(self.data.test))
+        return (
+            f"device = this computer: the loss of {len(self.losses)} steps bit for bit, all parameters byte for byte, "
+            f"the logits of {spot} held-out images before and after; accuracy was counted on this computer"
+        )
+
+
+def _prepared(data: Dataset, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(int8 images, labels) of the first `count`."""
+    return quantize_image(data.images[:count]), data.labels[:count]
+
+
+# ---- what a device shows -----------------------------------------------------------------------
+def _count(program: Program, device: UnicornTarget, data: Split) -> dict[str, Any]:
+    """Instructions, cycles and memory, from one more inference and one more training step."""
+    images, labels = _prepared(data.train, 1)
+    device.paint_arena()
+    device.reset_profile()
+    inference = device.infer(images[0])
+    infer_cost = _profile(device)
+    device.reset_profile()
+    step = device.train(images[0], int(labels[0]))
+    train_cost = _profile(device)
+    emitter = Emitter(program.train, program.train_plan, "train")
+    costs = _by_region(train_cost)
+    region = {name: index for index, name in enumerate(device.regions)}
+    memory = device.memory_report()
+    variables = device.firmware.variables
+    parameters = sum(variables[identifier(t.name)] for t in _parameters(program))
+    state = sum(variables[name] for name in ("states", "label", "tt_learning_rate", "tt_step"))
+    state += sum(variables[identifier(t.name)] for t in program.train.by_role("output"))
+    runtime = memory.data + memory.bss - parameters - state
+    return {
+        "sram": Sram(parameters, state, memory.arena, runtime, memory.stack_used),
+        "arena_written": memory.arena_used,
+        "flash": memory.flash,
+        "train_instructions": step.cycles,  # in the emulator the cycle counter counts retired instructions
+        "infer_instructions": inference.cycles,
+        "train_cycles": round(sum(cycles for _, cycles in costs.values())),
+        "infer_cycles": round(sum(cycles for _, cycles in _by_region(infer_cost).values())),
+        "ops": _rows(program.train, [costs[region[emitter.function_name(op)]] for op in program.train]),
+    }
+
+
+def _uncounted(program: Program) -> dict[str, Any]:
+    """What is known without a device: the planner's word, and the work of each op."""
+    unknown = ("arena_written", "flash", "train_instructions", "infer_instructions", "train_cycles", "infer_cycles")
+    return {"sram": predict_sram(program), "ops": _rows(program.train), **dict.fromkeys(unknown)}
+
+
+def _profile(device: UnicornTarget) -> Estimate:
+    return estimate(device.profile(), device.read_memory)
+
+
+def _by_region(cost: Estimate) -> dict[int, tuple[int, float]]:
+    """(instructions, estimated cycles) of each op's region; what is outside every op (the protocol) is left out."""
+    sums: dict[int, tuple[int, float]] = {}
+    for c in cost.costs:
+        region = c.region
+        if isinstance(region, int) and region != OUTSIDE:
+            instructions, cycles = sums.get(region, (0, 0.0))
+            sums[region] = instructions + c.instructions, cycles + c.cycles
+    return sums
+
+
+def _rows(graph: Graph, costs: Sequence[tuple[int, float]] | None = None) -> list[OpRow]:
+    """One row per op; `costs` has (instructions, cycles) in the order of the ops."""
+    return [
+        OpRow(i, op.name, op.kind, op.phase, definition(op.kind).macs(op), costs[i][0] if costs else 0,
+              round(costs[i][1]) if costs else 0)
+        for i, op in enumerate(graph)
+    ]  # fmt: skip
+
+
+# ---- what the planner says -----------------------------------------------------------------------
+def _parameters(program: Program) -> list[Tensor]:
+    return [t for t in program.train.by_role("param") if t.aliases is None]
+
+
+def predict_sram(program: Program) -> Sram:
+    """Bytes from shapes alone. The firmware's own variables and its stack are not the planner's to know."""
+    gradients = sum(t.dtype == "dfp16" for t in program.train.tensors.values())
+    outputs = sum(t.nbytes for t in program.train.by_role("output"))
+    words = 3  # label, learning rate, step counter
+    return Sram(sum(t.nbytes for t in _parameters(program)), 8 * gradients + outputs + 4 * words, program.arena_bytes)
+
+
+def placements(plan: Plan) -> list[Placement]:
+    """The arena as drawn in the report, largest buffers first."""
+    rows = []
+    for b in sorted(plan.buffers, key=lambda b: (-b.size, b.first, b.name)):
+        name = " = ".join(t.name for t in b.tensors) or b.name
+        rows.append(Placement(name, _kind(b), plan.offsets[b.name], b.size, b.first, b.last))
+    return rows
+
+
+def _kind(buffer: Buffer) -> str:
+    dtypes = {t.dtype for t in buffer.tensors}
+    if not buffer.tensors:
+        return "scratch"
+    if "dfp16" in dtypes:
+        return "gradient"
+    if "bits" in dtypes:
+        return "mask"
+    return "input" if any(t.role == "input" for t in buffer.tensors) else "activation"
+
+
+# ---- records -------------------------------------------------------------------------------------
+def save(measurements: Sequence[Measurement], path: Path) -> None:
+    """Write records as JSON, whole or not at all."""
+    text = json.dumps({"format": FORMAT, "measurements": [asdict(m) for m in measurements]}, indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as f:
+        f.write(text + "\n")
+    os.replace(f.name, path)
+
+
+def load(path: Path) -> list[Measurement]:
+    """Read records back. Raises MeasurementError if the file is missing or is not such a record."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content["format"] != FORMAT:
+            raise MeasurementError(f"{path}: format {content['format']}, this version reads {FORMAT}; measure again")
+        return [_measurement(fields) for fields in content["measurements"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MeasurementError(f"{path} is not a record of `tinytrain run --json`: {error}") from None
+
+
+def _measurement(fields: dict[str, Any]) -> Measurement:
+    nested = {
+        "predicted": Sram(**fields["predicted"]),
+        "sram": Sram(**fields["sram"]),
+        "ops": [OpRow(**row) for row in fields["ops"]],
+        "arena": [Placement(**row) for row in fields["arena"]],
+        "curve": [(step, accuracy) for step, accuracy in fields["curve"]],
+    }
+    return Measurement(**{**fields, **nested})
