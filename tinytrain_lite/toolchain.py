@@ -99,7 +99,7 @@ def _build(
     if not model_sources:
         raise ToolchainError(f"{model_dir} holds no generated C (*.c); run `tinytrain compile` first")
     sources = [path for part in (".", "kernels", *runtime) for path in sorted((firmware / part).glob("*.c"))]
-    headers = [path for part in ("include", *runtime) for path in sorted((firmware / part).glob("*.h"))]
+    headers = [path for part in ("include", "kernels", *runtime) for path in sorted((firmware / part).glob("*.h"))]
     inputs = [*model_sources, *sorted(model_dir.glob("*.h")), *sources, *headers]
     key = _digest([product, compiler_name(), platform.machine(), *COMMON_FLAGS, *flags, *generated.values()], inputs)
     target = cache_dir() / key / product

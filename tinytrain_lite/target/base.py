@@ -164,5 +164,5 @@ def check_image(image: Image, info: ModelInfo) -> Image:
 
 def check_label(label: int, info: ModelInfo) -> int:
     if not 0 <= label < info.classes:
-        raise TargetError(f"label {label} is not one of the {info.classes} classes of {info.name} (0..{info.classes - 1})")
+        raise TargetError(f"label {label} is not a class of {info.name}: they are 0..{info.classes - 1}")
     return int(label)

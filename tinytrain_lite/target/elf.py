@@ -39,9 +39,7 @@ class Firmware:
             raise TargetError(f"{self.path} is not firmware: built for {elf['e_machine']}, not for Arm")
         # Loaded where it is stored (physical address): start-up code copies from there, as after flashing a board.
         self.segments: list[tuple[int, bytes]] = [
-            (segment["p_paddr"], segment.data())
-            for segment in elf.iter_segments("PT_LOAD")
-            if segment["p_filesz"] > 0
+            (segment["p_paddr"], segment.data()) for segment in elf.iter_segments("PT_LOAD") if segment["p_filesz"] > 0
         ]
         table = elf.get_section_by_name(".symtab")
         if not isinstance(table, SymbolTableSection):

@@ -58,9 +58,9 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _check(status: int, what: str) -> None:
+def _check(status: int) -> None:
     if status != unicorn.UC_ERR_OK:
-        raise unicorn.UcError(status, what)
+        raise unicorn.UcError(status)
 
 
 class Machine:
@@ -76,8 +76,7 @@ class Machine:
             uclib.uc_hook_add(
                 self._engine, ctypes.byref(hook), unicorn.UC_HOOK_BLOCK, _address(self._native.machine_on_block),
                 self._handle, ctypes.c_uint64(1), ctypes.c_uint64(0),
-            ),
-            "block hook",
+            )
         )  # fmt: skip
 
     def map_peripheral(self, name: str, base: int, size: int) -> None:
@@ -85,7 +84,7 @@ class Machine:
         window = self._native.machine_window(self._handle, WINDOW_KINDS.get(name, 0))
         self._windows.append(window)
         read, write = _address(self._native.machine_on_read), _address(self._native.machine_on_write)
-        _check(uclib.uc_mmio_map(self._engine, base, size, read, window, write, window), name)
+        _check(uclib.uc_mmio_map(self._engine, base, size, read, window, write, window))
 
     def mark_regions(self, entries: dict[int, int]) -> None:
         """``{address of a function: region}``; forgets the profile. Region 0 is where execution begins."""

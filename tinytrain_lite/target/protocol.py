@@ -168,12 +168,9 @@ class ProtocolTarget(Target):
     def hello(self) -> ModelInfo:
         if self._info is None:
             payload = self.request(Message.HELLO)
-            digest, height, width, channels, classes, arena, data, bss, stack, clock, params = _HELLO.unpack_from(payload)
             board, rest = _string(payload[_HELLO.size :])
             name, _ = _string(rest)
-            self._info = ModelInfo(
-                name, board, digest, height, width, channels, classes, arena, data, bss, stack, clock, params
-            )
+            self._info = ModelInfo(name, board, *_HELLO.unpack_from(payload))
         return self._info
 
     def infer(self, image: Image) -> Inference:

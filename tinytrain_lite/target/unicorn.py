@@ -35,6 +35,7 @@ from tinytrain_lite.target.machine import STOP_INPUT, STOP_LIMIT, BlockRow, Mach
 from tinytrain_lite.target.protocol import ProtocolTarget
 
 INSTRUCTION_LIMIT = 20_000_000_000  # for one request; about two minutes
+STACK_REACH = 0x10000  # an access this close below the stack, with the stack nearly full, is an overflow of it
 OUTSIDE = 0  # region of all code that belongs to no op
 _ACCESS = {
     unicorn.UC_MEM_READ_UNMAPPED: "read of an unmapped address",
@@ -206,11 +207,10 @@ class UnicornTarget(ProtocolTarget):
         access, address = self._bad_access
         bottom, top = self.firmware.stack
         stack_pointer = self._engine.reg_read(arm_const.UC_ARM_REG_SP)
-        if address < bottom and stack_pointer < bottom + 256:
-            return UnicornFault(
-                f"stack overflow ({top - bottom} bytes are reserved): {_ACCESS[access]} {address:#010x}", pc, name, address
-            )
-        return UnicornFault(f"{_ACCESS[access]} {address:#010x}", pc, name, address)
+        what = f"{_ACCESS[access]} {address:#010x}"
+        if bottom - STACK_REACH <= address < bottom and stack_pointer < bottom + 256:
+            what = f"stack overflow ({top - bottom} bytes are reserved): {what}"
+        return UnicornFault(what, pc, name, address)
 
     # ---- measuring ----
 
