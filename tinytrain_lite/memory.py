@@ -18,6 +18,8 @@ from tinytrain_lite.graph import Graph, Tensor
 from tinytrain_lite.ops.base import definition
 
 ALIGNMENT = 4  # int32 scratch and paired int16 loads
+STATE_BYTES = 8  # tt_dfp_state: exponent and peak
+SCALAR_BYTES = 8  # tt_learning_rate and tt_step
 
 
 @dataclass(eq=False)
@@ -57,6 +59,17 @@ class Plan:
     def scratch_offset(self, index: int) -> int:
         """Offset of the scratch of op number `index`."""
         return self.offsets[f"scratch{index}"]
+
+
+def static_bytes(graph: Graph) -> int:
+    """SRAM the generated C of a training graph holds outside the arena, as model.c.j2 declares it.
+
+    Parameters, fractions and outputs, each on a word boundary; exponent and peak of every gradient; the label and
+    other scalar arguments; the learning rate and the step count. The firmware's own variables come on top.
+    """
+    arrays = [t for t in graph.tensors.values() if t.role in ("param", "output", "argument") and t.aliases is None]
+    states = sum(STATE_BYTES for t in graph.tensors.values() if t.dtype == "dfp16")
+    return sum(align(t.nbytes) for t in arrays) + states + SCALAR_BYTES
 
 
 Solver = Callable[[list[Buffer]], dict[str, int]]
