@@ -32,7 +32,7 @@ BIAS_CONVOLUTIONS = 12  # sparse: so many last convolutions learn their bias ...
 WEIGHT_BLOCKS = 4  # ... and so many last blocks learn the weights of their first pointwise convolution
 
 # Chosen on the validation split by `python -m tinytrain_lite.train.finetune --choose-rates`.
-RATES = {"last": 0.8, "bias": 0.4, "sparse": 0.2, "full": 0.05}
+RATES = {"last": 0.8, "bias": 0.4, "sparse": 0.2, "full": 0.1}
 RATE_GRID = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 EPOCHS = 20
 BATCH = 8
