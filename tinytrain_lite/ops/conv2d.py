@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tinytrain_lite.codegen.emit import Emitter
     from tinytrain_lite.reference import Machine
 
-COLUMNS = 2  # positions a kernel expands to int16 at a time
+POSITIONS = 4  # windows that tt_conv2d expands to int16 at a time
 
 
 def weight_shape(op: Op) -> tuple[int, int, int, int]:
@@ -100,8 +100,11 @@ class Conv2d(OpDefinition):
         )  # fmt: skip
 
     def scratch_bytes(self, op: Op) -> int:
+        """POSITIONS windows as int16 in groups of four channels, and one window as int8."""
         _, kh, kw, channels = weight_shape(op)
-        return COLUMNS * 2 * kh * kw * channels
+        trained = op.inputs["w"].shape[3]
+        groups = sum(-(-kh * kw * part // 4) for part in (trained, channels - trained))
+        return 8 * POSITIONS * groups + kh * kw * channels
 
     def macs(self, op: Op) -> int:
         o, kh, kw, channels = weight_shape(op)
@@ -136,9 +139,9 @@ class Conv2dGradInput(GradientOp):
         )  # fmt: skip
 
     def scratch_bytes(self, op: Op) -> int:
-        """One row of int32 sums for each kernel row in flight; pointwise needs only positions x channels."""
-        _, kh, _, channels = weight_shape(op)
-        return 4 * channels * (1 if kh == 1 else op.outputs["out0"].shape[1])
+        """A panel of the weights of two input channels, int16, output channels in pairs."""
+        o, kh, kw, _ = weight_shape(op)
+        return 8 * kh * kw * (-(-o // 2))
 
     def macs(self, op: Op) -> int:
         o, kh, kw, channels = weight_shape(op)
@@ -165,6 +168,11 @@ class Conv2dGradWeight(ParameterGradient):
             "tt_conv2d_grad_weight", c.dfp(op.inputs["g"]), c.dims(op.inputs["g"]), c.input(op.inputs["x"]),
             c.window(op), c.update(op), c.scratch(op),
         )  # fmt: skip
+
+    def scratch_bytes(self, op: Op) -> int:
+        """A panel of two input channels at every position, int16, positions in pairs."""
+        height, width, _ = op.inputs["g"].shape
+        return 8 * (-(-height * width // 2))
 
     def macs(self, op: Op) -> int:
         kh, kw = op.attrs["kernel"]

@@ -3,8 +3,9 @@
 x (H, W, C) int8, w (C, KH, KW) int8 symmetric per channel, b (C,) int32, y (Ho, Wo, C) int8; the arithmetic
 is that of ops/conv2d.py with the sum over one channel only.
 
-The kernels take one channel at a time: its plane is copied into scratch as padded int16, then the results
-are written. So the output may overwrite the input, channel by channel, at any stride.
+The kernels take one channel at a time: it is copied into scratch as a padded int16 plane, then the results are
+written. So the output may overwrite the input, channel by channel. Scratch sizes repeat those of
+firmware/kernels/depthwise.c and depthwise_grad.c, whose comments show the layout.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinytrain_lite.graph import Op, Tensor
+from tinytrain_lite.graph import Op
 from tinytrain_lite.ops.base import OpDefinition, check_clamp, expect, expect_tensor
 from tinytrain_lite.ops.epilogue import GradientOp, check_epilogue, skips
 from tinytrain_lite.ops.numerics import F32, Dfp, power_of_two, requantize
@@ -27,10 +28,18 @@ if TYPE_CHECKING:
     from tinytrain_lite.reference import Machine
 
 
-def padded_plane_bytes(x: Tensor, op: Op, kernel: tuple[int, ...]) -> int:
-    """One channel of x with its padding, int16, plus one element so that a pair may be read at the end."""
-    top, left, bottom, right = op.attrs["pad"]
-    return 2 * ((x.shape[0] + top + bottom) * (x.shape[1] + left + right) + 1)
+BAND_BYTES = 2048  # a tall plane is taken in bands of rows that fit about this much scratch (plane.h)
+PLANE_SLACK = 4  # elements that pair loads may touch behind the last row
+
+
+def band_rows(rows: int, row_bytes: int, fixed_bytes: int) -> int:
+    """Output rows a kernel takes at a time."""
+    return max(1, min(rows, (BAND_BYTES - fixed_bytes) // row_bytes))
+
+
+def tap_bytes(kernel: tuple[int, ...]) -> int:
+    """One channel's kernel, int16, rows padded to pairs."""
+    return 4 * kernel[0] * (-(-kernel[1] // 2))
 
 
 class DepthwiseConv2d(OpDefinition):
@@ -74,10 +83,16 @@ class DepthwiseConv2d(OpDefinition):
         )  # fmt: skip
 
     def scratch_bytes(self, op: Op) -> int:
-        return padded_plane_bytes(op.inputs["x"], op, op.inputs["w"].shape[1:])
+        """int32 sums of a band, packed taps, and the plane of the band."""
+        (height, width, _), (_, kh, kw), stride = op.outputs["y"].shape, op.inputs["w"].shape, op.attrs["stride"]
+        pitch = max((width - 1) * stride + kw, op.attrs["pad"][1] + op.inputs["x"].shape[1])
+        band = band_rows(height, 4 * width + 2 * stride * pitch, 2 * max(kh - stride, 0) * pitch)
+        plane = 2 * (((band - 1) * stride + kh) * pitch + PLANE_SLACK)
+        return 4 * band * width + tap_bytes((kh, kw)) + plane
 
     def in_place(self, op: Op) -> list[tuple[str, str]]:
-        return [("y", "x")]
+        """A band's input rows are read before its output rows are written; these lie above them if y is no wider."""
+        return [("y", "x")] if op.outputs["y"].shape[1] <= op.inputs["x"].shape[1] else []
 
     def macs(self, op: Op) -> int:
         return op.outputs["y"].elements * op.inputs["w"].shape[1] * op.inputs["w"].shape[2]
@@ -105,9 +120,13 @@ class DepthwiseGradInput(GradientOp):
         )  # fmt: skip
 
     def scratch_bytes(self, op: Op) -> int:
-        """One channel of g as int16, spread by the stride and framed by kernel - 1 zeros (a full correlation)."""
-        out, (_, kh, kw) = op.outputs["out0"], op.inputs["w"].shape
-        return 2 * ((out.shape[0] + kh - 1 + op.attrs["stride"]) * (out.shape[1] + kw - 1 + op.attrs["stride"]) + 1)
+        """int32 sums and packed taps of one channel, and its g framed by the zeros a full correlation meets."""
+        out, kernel, stride = op.outputs["out0"], op.inputs["w"].shape[1:], op.attrs["stride"]
+        height, width = (
+            (pad + size - 1) // stride - pad // stride + 1 + (k - 1) // stride
+            for size, k, pad in zip(out.shape[:2], kernel, op.attrs["pad"][:2], strict=True)
+        )
+        return 4 * out.shape[0] * out.shape[1] + tap_bytes(kernel) + 2 * (height * width + PLANE_SLACK)
 
     def in_place(self, op: Op) -> list[tuple[str, str]]:
         return [("out0", f"skip{i}") for i in range(len(skips(op)))] or [("out0", "g")]
@@ -138,7 +157,13 @@ class DepthwiseGradWeight(ParameterGradient):
         )  # fmt: skip
 
     def scratch_bytes(self, op: Op) -> int:
-        return padded_plane_bytes(op.inputs["x"], op, op.attrs["kernel"])
+        """int32 sums of one channel, and the planes of a band: g, and x with its columns dealt out by the stride."""
+        (height, width, _), (kh, kw), stride = op.inputs["g"].shape, op.attrs["kernel"], op.attrs["stride"]
+        columns = width + width % 2
+        sub_pitch = max(columns + (kw - 1) // stride, (op.attrs["pad"][1] + op.inputs["x"].shape[1] - 1) // stride + 1)
+        pitch = stride * sub_pitch
+        band = band_rows(height, 2 * columns + 2 * stride * pitch, 2 * max(kh - stride, 0) * pitch)
+        return 4 * kh * kw + 2 * (band * columns + ((band - 1) * stride + kh) * pitch)
 
     def macs(self, op: Op) -> int:
         rows, kh, kw = self.gradient_shape(op)

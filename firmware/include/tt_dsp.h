@@ -1,0 +1,100 @@
+/* The Cortex-M7 instructions the kernels are built on, one inline function each, with the same integer result
+ * in portable C for the host. Names follow the ARMv7-M Architecture Reference Manual, section A7.7.
+ *
+ * A word holds two int16 "halves" (bottom, top) or four int8. Loads need no alignment: the M7 does
+ * unaligned LDR and STR in hardware.
+ */
+#ifndef TT_DSP_H
+#define TT_DSP_H
+
+#include <stdint.h>
+
+#if defined(__ARM_FEATURE_DSP)
+#include <arm_acle.h>
+#endif
+
+#define TT_INLINE static inline __attribute__((always_inline))
+
+TT_INLINE uint32_t tt_load32(const void *p) {
+  uint32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return word;
+}
+
+TT_INLINE void tt_store32(void *p, uint32_t word) { __builtin_memcpy(p, &word, sizeof word); }
+
+/* The first `count` (1..3) bytes at p, zeros above: never reads past the end of an array. */
+TT_INLINE uint32_t tt_load_tail(const int8_t *p, uint32_t count) {
+  uint32_t word = (uint8_t)p[0];
+  if (count > 1) word |= (uint32_t)(uint8_t)p[1] << 8;
+  if (count > 2) word |= (uint32_t)(uint8_t)p[2] << 16;
+  return word;
+}
+
+TT_INLINE int32_t tt_bottom(uint32_t word) { return (int16_t)word; }
+TT_INLINE int32_t tt_top(uint32_t word) { return (int32_t)word >> 16; }
+
+/* PKHBT, PKHTB: (bottom of low, bottom of high) and (top of low, top of high). */
+TT_INLINE uint32_t tt_pack_bottoms(uint32_t low, uint32_t high) { return (low & 0xFFFFu) | (high << 16); }
+TT_INLINE uint32_t tt_pack_tops(uint32_t low, uint32_t high) { return (low >> 16) | (high & 0xFFFF0000u); }
+
+TT_INLINE uint32_t tt_ror8(uint32_t word) { return (word >> 8) | (word << 24); }
+
+#if defined(__ARM_FEATURE_DSP)
+
+/* SMLAD: sum + both products of halves. */
+TT_INLINE int32_t tt_smlad(uint32_t a, uint32_t b, int32_t sum) {
+  return __smlad((int16x2_t)a, (int16x2_t)b, sum);
+}
+
+/* SXTAB16: halves of `base` plus bytes 0 and 2, sign-extended; bytes 1 and 3 after tt_ror8. */
+TT_INLINE uint32_t tt_sxtab16(uint32_t base, uint32_t bytes) {
+  return (uint32_t)__sxtab16((int16x2_t)base, (int8x4_t)bytes);
+}
+TT_INLINE uint32_t tt_sxtb16(uint32_t bytes) { return (uint32_t)__sxtb16((int8x4_t)bytes); }
+
+/* VCVTR: nearest integer, ties to even; saturates. */
+TT_INLINE int32_t tt_rint(float value) {
+  float bits;
+  int32_t result;
+  __asm__("vcvtr.s32.f32 %0, %1" : "=t"(bits) : "t"(value));
+  __builtin_memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+#else
+
+/* The sum wraps as the instruction does; the compiler has proved that it need not. */
+TT_INLINE int32_t tt_smlad(uint32_t a, uint32_t b, int32_t sum) {
+  uint32_t low = (uint32_t)(tt_bottom(a) * tt_bottom(b)), high = (uint32_t)(tt_top(a) * tt_top(b));
+  return (int32_t)((uint32_t)sum + low + high);
+}
+
+TT_INLINE uint32_t tt_sxtab16(uint32_t base, uint32_t bytes) {
+  uint32_t low = base + (uint32_t)(int8_t)bytes, high = (base >> 16) + (uint32_t)(int8_t)(bytes >> 16);
+  return tt_pack_bottoms(low, high);
+}
+TT_INLINE uint32_t tt_sxtb16(uint32_t bytes) { return tt_sxtab16(0, bytes); }
+
+TT_INLINE int32_t tt_rint(float value) {
+  if (value >= 2147483648.0f) return INT32_MAX;
+  if (value <= -2147483648.0f) return INT32_MIN;
+  return (int32_t)__builtin_rintf(value);
+}
+
+#endif
+
+/* VMAXNM, VMINNM. */
+TT_INLINE float tt_max(float a, float b) { return __builtin_fmaxf(a, b); }
+TT_INLINE float tt_min(float a, float b) { return __builtin_fminf(a, b); }
+TT_INLINE float tt_clampf(float value, float bound) { return tt_max(-bound, tt_min(value, bound)); }
+
+/* 2^e as float32, -126 <= e <= 127. */
+TT_INLINE float tt_power_of_two(int32_t e) {
+  uint32_t bits = (uint32_t)(e + 127) << 23;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+#endif

@@ -1,0 +1,70 @@
+/* Parameter updates: delta = float32(sum) * (coefficient[c] * (learning_rate * 2^e)), then one of four roundings.
+ *
+ *   fraction8   parameter and its 1/256 LSB fraction form one number; delta counts in 1/256 LSB
+ *   stochastic  parameter -= floor(delta + noise), noise uniform in [0, 1) from a counter-based generator
+ *   nearest     parameter -= rint(delta)
+ *   truncate    parameter  = trunc(parameter - delta)
+ *
+ * Weights saturate at +-127, biases at +-(2^30 - 1); no step of the integer arithmetic can overflow.
+ */
+#include "update.h"
+
+enum { WEIGHT_BOUND = 127, BIAS_BOUND = (1 << 30) - 1 };
+static const float DELTA_BOUND = 0x1p30f; /* a larger delta is clipped before it becomes an integer */
+
+/* Uniform in [0, 1), 24 bits: a 32-bit finalizer (xor-shift, multiply, twice) of element, seed and step. */
+static float random_unit(uint32_t index, uint32_t seed) {
+  uint32_t x = (index + seed) ^ (tt_step * 0x9E3779B1u);
+  x = (x ^ x >> 16) * 0x7FEB352Du;
+  x = (x ^ x >> 15) * 0x846CA68Bu;
+  x ^= x >> 16;
+  return (float)(x >> 8) * 0x1p-24f;
+}
+
+TT_INLINE int32_t clamp(int32_t value, int32_t bound) {
+  return value > bound ? bound : value < -bound ? -bound : value;
+}
+
+TT_INLINE int32_t updated(const tt_update *update, int32_t value, float delta, int32_t bound, uint32_t trained) {
+  delta = tt_clampf(delta, DELTA_BOUND);
+  switch (update->rounding) {
+  case TT_FRACTION8: {
+    int32_t total = update->fraction[trained] - tt_rint(delta);
+    int32_t carry = (total + 128) >> 8;
+    int32_t result = clamp(value + carry, bound);
+    update->fraction[trained] = (int8_t)(result == value + carry ? total - carry * 256 : 0);
+    return result;
+  }
+  case TT_STOCHASTIC:
+    return clamp(value - (int32_t)__builtin_floorf(delta + random_unit(trained, update->seed)), bound);
+  case TT_NEAREST:
+    return clamp(value - tt_rint(delta), bound);
+  default: /* TT_TRUNCATE; the difference may reach 2^31 */
+    return clamp((int32_t)tt_clampf((float)value - delta, DELTA_BOUND), bound);
+  }
+}
+
+void tt_update_run(const tt_update *update, const int32_t *sums, uint32_t count, float factor, uint32_t position,
+                   uint32_t trained) {
+  for (uint32_t n = 0; n < count; n++) {
+    float delta = (float)sums[n] * factor;
+    if (update->weight) {
+      int8_t *weight = update->weight + position + n;
+      *weight = (int8_t)updated(update, *weight, delta, WEIGHT_BOUND, trained + n);
+    } else {
+      int32_t *bias = update->bias + position + n;
+      *bias = updated(update, *bias, delta, BIAS_BOUND, trained + n);
+    }
+  }
+}
+
+/* dL/db[c] = sum over positions of g[.., c]. */
+void tt_grad_bias(const tt_dfp *g, uint32_t positions, uint32_t channels, const tt_update *update) {
+  float rate = tt_update_rate(g);
+  for (uint32_t c = 0; c < channels; c++) {
+    const int16_t *mantissa = g->mantissa + c;
+    int32_t sum = 0;
+    for (uint32_t p = 0; p < positions; p++, mantissa += channels) sum += *mantissa;
+    tt_update_run(update, &sum, 1, update->coefficient[c] * rate, c, c);
+  }
+}
