@@ -1,4 +1,5 @@
 /* What the protocol asks of the machine, answered by the board. */
+#include "tt_model.h"
 #include "tt_port.h"
 
 #include "board.h"
@@ -37,5 +38,6 @@ void tt_port_send(const uint8_t *bytes, uint32_t count) {
 }
 
 _Noreturn void tt_main(void) {
+  tt_the_model.reset(); /* parameters lie in .bss; their initial values in flash */
   for (;;) tt_protocol_receive(tt_usart_receive());
 }

@@ -11,7 +11,7 @@ from networks import images, residual_network
 from tinytrain_lite.autodiff import UpdateRule
 from tinytrain_lite.codegen import generate
 from tinytrain_lite.compiler import Program, compile_program
-from tinytrain_lite.memory import static_bytes
+from tinytrain_lite.memory import align, static_bytes
 from tinytrain_lite.reference import Machine
 from tinytrain_lite.sparse.scheme import UpdateScheme, preset
 from tinytrain_lite.target.base import Target
@@ -90,7 +90,7 @@ def test_plan_and_device_agree(tmp_path: Path) -> None:
             board.train_many(x, y)
             board.infer(x[0])
             report = board.memory_report()
-        assert report.arena_used == report.arena == program.arena_bytes
+        assert align(report.arena_used) == report.arena == program.arena_bytes
         runtime.add(report.data + report.bss - static_bytes(program.train))
         assert report.high_water == report.data + report.bss + report.arena + report.stack_used
     assert len(runtime) == 1 and 0 < runtime.pop() < 1024

@@ -82,6 +82,7 @@ class HostTarget(Target):
         self._library.tt_host_link.argtypes = [ctypes.c_char_p, u32, pointer, u32]
         self._library.tt_host_link.restype = u32
         self._model: _Model = self._library.tt_host_model().contents
+        self._model.reset()  # as the firmware does at boot
         self._evaluated = self._correct = 0
         model = self._model
         self._info = ModelInfo(
