@@ -252,14 +252,19 @@ def test_fault_handler_reports_on_the_usart(elf: Path) -> None:
     with UnicornTarget(elf) as target:
         engine, bottom = target._engine, target.firmware.stack[0]
         (handler,) = (f.address for f in target.firmware.functions if f.name == "tt_fault")
-        for frame, pc, lr in [(bottom + 0x400, 0x08000A3C, 0x08000A11), (bottom - 0x20, 0, 0)]:
-            if frame > bottom:
-                engine.mem_write(frame, np.array([0, 1, 2, 3, 12, lr, pc, 0x01000000], "<u4").tobytes())
-            engine.mem_write(0xE000ED28, b"\x82\0\2\0")  # CFSR
+        stacked = np.array([0, 1, 2, 3, 12, 0x08000A11, 0x08000A3C, 0x01000000], "<u4").tobytes()
+        engine.mem_write(bottom + 0x400, stacked)
+        for frame, status, pc, lr in [
+            (bottom + 0x400, 0x00020082, 0x08000A3C, 0x08000A11),
+            (bottom + 0x400, 0x00000010, 0, 0),  # MSTKERR: what lies there was not stacked by this fault
+            (bottom + 0x400, 0x00001000, 0, 0),  # STKERR
+            (bottom - 0x20, 0x00020082, 0, 0),
+        ]:
+            engine.mem_write(0xE000ED28, status.to_bytes(4, "little"))  # CFSR
             engine.reg_write(arm_const.UC_ARM_REG_SP, frame)
             engine.reg_write(arm_const.UC_ARM_REG_PC, handler | 1)
             with pytest.raises(TargetError, match="went to sleep; it is in tt_fault_report"):
                 target.run()
             line = target._machine.take().decode()
-            assert line.startswith(f"\r\nHARDFAULT pc={pc:#010x} lr={lr:#010x} cfsr=0x00020082 hfsr=0x00000000")
+            assert line.startswith(f"\r\nHARDFAULT pc={pc:#010x} lr={lr:#010x} cfsr={status:#010x} hfsr=0x00000000")
             assert line.endswith(f"sp={frame:#010x}\r\n")

@@ -143,8 +143,9 @@ class UnicornTarget(ProtocolTarget):
         for memory in memories.values():
             if memory.alias_of:
                 self._map_pointer(memory, code, self._memories[memory.alias_of])
+        flash = memories["flash"]
+        self._memories["flash"][:] = b"\xff" * flash.bytes  # erased
         for address, content in self.firmware.segments:
-            flash = memories["flash"]
             if address not in flash or address + len(content) > flash.end:
                 raise TargetError(f"{self.firmware.path} loads {len(content)} bytes at {address:#010x}, outside flash")
             self._memories["flash"][address - flash.base : address - flash.base + len(content)] = content
@@ -153,6 +154,8 @@ class UnicornTarget(ProtocolTarget):
 
     def _map_memory(self, region: Region, access: int) -> None:
         self._memories[region.name] = mmap.mmap(-1, region.bytes)
+        # RAM wakes up holding noise (the same at every start); a variable that nobody initialised must show.
+        self._memories[region.name][:] = np.random.default_rng(region.base).bytes(region.bytes)
         self._map_pointer(region, access, self._memories[region.name])
 
     def _map_pointer(self, region: Region, access: int, memory: mmap.mmap) -> None:
