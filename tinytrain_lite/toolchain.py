@@ -86,7 +86,7 @@ def build_native(source: Path) -> Path:
     key = _digest([compiler_name(), platform.platform(), *COMMON_FLAGS], [source])
     target = cache_dir() / key / f"{source.stem}.so"
     if not target.is_file():
-        _compile([*COMMON_FLAGS, "-shared", "-fPIC", str(source)], target)
+        _compile([*COMMON_FLAGS, "-shared", "-fPIC", str(source)], target, source.parent)
     return target
 
 
@@ -100,27 +100,34 @@ def _build(
         raise ToolchainError(f"{model_dir} holds no generated C (*.c); run `tinytrain compile` first")
     sources = [path for part in (".", "kernels", *runtime) for path in sorted((firmware / part).glob("*.c"))]
     headers = [path for part in ("include", "kernels", *runtime) for path in sorted((firmware / part).glob("*.h"))]
-    inputs = [*model_sources, *sorted(model_dir.glob("*.h")), *sources, *headers]
+    model_headers = sorted(model_dir.glob("*.h"))
+    inputs = [*model_sources, *model_headers, *sources, *headers]
     key = _digest([product, compiler_name(), platform.machine(), *COMMON_FLAGS, *flags, *generated.values()], inputs)
     target = cache_dir() / key / product
     if target.is_file():
         return target
     with tempfile.TemporaryDirectory() as scratch:
+        # What differs between models lies in the working directory under fixed names, so that every kernel is compiled
+        # with the same command line and comes from the compiler's own cache.
+        for path in (*model_sources, *model_headers):
+            _write(Path(scratch, "model", path.name), path.read_bytes())
         for name, text in generated.items():
-            (Path(scratch) / name).write_text(text, "utf-8")
+            _write(Path(scratch, "generated", name), text.encode())
         arguments = [
             *COMMON_FLAGS, *flags,
-            *(f"-Wl,-T,{Path(scratch) / name}" for name in generated if name.endswith(".ld")),
+            *(f"-Wl,-T,generated/{name}" for name in generated if name.endswith(".ld")),
             # Debug information names files, not this computer's directories: the same input gives the same ELF.
-            f"-ffile-prefix-map={firmware}=firmware",
-            f"-ffile-prefix-map={model_dir}=model",
-            f"-ffile-prefix-map={scratch}=generated",
-            "-fdebug-compilation-dir=.",
-            f"-I{firmware / 'include'}", f"-I{model_dir}", f"-I{scratch}",
-            *map(str, model_sources), *map(str, sources),
+            f"-ffile-prefix-map={firmware}=firmware", "-fdebug-compilation-dir=.",
+            f"-I{firmware / 'include'}", "-Imodel", "-Igenerated",
+            *(f"model/{path.name}" for path in model_sources), *map(str, sources),
         ]  # fmt: skip
-        _compile(arguments, target)
+        _compile(arguments, target, Path(scratch))
     return target
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
 
 
 def _digest(words: Sequence[str], files: Sequence[Path]) -> str:
@@ -133,8 +140,8 @@ def _digest(words: Sequence[str], files: Sequence[Path]) -> str:
     return digest.hexdigest()[:24]
 
 
-def _compile(arguments: Sequence[str], target: Path) -> None:
-    """Run the compiler and put its output at ``target`` in one step, so that nobody sees half a file."""
+def _compile(arguments: Sequence[str], target: Path, directory: Path) -> None:
+    """Run the compiler in ``directory``; put its output at ``target`` in one step, so that nobody sees half a file."""
     compiler_name()  # raises when it is missing
     zig_cache = str(cache_dir() / "zig")
     environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": zig_cache, "ZIG_LOCAL_CACHE_DIR": zig_cache}
@@ -142,7 +149,7 @@ def _compile(arguments: Sequence[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         output = Path(scratch) / target.name
         command = [sys.executable, "-m", "ziglang", "cc", *arguments, "-o", str(output)]
-        done = subprocess.run(command, env=environment, cwd=scratch, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, cwd=directory, capture_output=True, text=True)
         if done.returncode != 0:
             too_big = "will not fit in region" in done.stderr
             kind, what = (DoesNotFitError, "does not fit the chip") if too_big else (ToolchainError, "does not build")
