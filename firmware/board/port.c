@@ -1,10 +1,10 @@
 /* What the protocol asks of the machine, answered by the board. */
-#include "tt_model.h"
 #include "tt_port.h"
 
 #include "board.h"
 #include "registers.h"
 #include "tt_attributes.h"
+#include "tt_model.h"
 #include "tt_protocol.h"
 
 void tt_cycles_start(void) {
