@@ -1,6 +1,8 @@
-"""Initial exponents of the gradients: run the training graph on a few labelled images and note the peaks.
+"""Initial exponents of the gradients: train a copy on a few labelled images and note the peaks.
 
-Delayed scaling (ops/numerics.py) takes the exponent of a step from earlier steps; this supplies the first.
+Delayed scaling (ops/numerics.py) takes the exponent of a step from earlier steps; this supplies the first. The copy
+really learns from image to image, because a fresh classifier head of zeros sends no gradient into the network before
+its first update.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ from tinytrain_lite.reference import Machine
 
 
 class _Calibrator(Machine):
-    """Chooses each exponent from the very tensor it stores, changes no parameter, and remembers the peaks."""
+    """Chooses each exponent from the very tensor it stores, and remembers the peaks."""
 
     def __init__(self, graph: Graph):
-        super().__init__(graph, learning_rate=0.0)
+        super().__init__(graph)
         self.peaks: dict[str, np.float32] = {}
 
     def store_gradient(self, tensor: Tensor, value: np.ndarray) -> Dfp:
@@ -26,7 +28,10 @@ class _Calibrator(Machine):
 
 
 def calibrate_gradients(graph: Graph, images: np.ndarray, labels: np.ndarray) -> Graph:
-    """Set `peak` of every gradient tensor. images int8 (N, H, W, C), labels int (N,); a handful is enough."""
+    """Set `peak` of every gradient tensor. images int8 (N, H, W, C), labels int (N,); a handful is enough.
+
+    The graph's own parameters stay as they are.
+    """
     graph = graph.copy()
     calibrator = _Calibrator(graph)
     for image, label in zip(images, labels, strict=True):
