@@ -9,7 +9,6 @@ end, or `measure` raises. So the accuracy, which is counted on this computer bec
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -25,8 +24,9 @@ from tinytrain_lite.codegen import generate
 from tinytrain_lite.codegen.emit import Emitter, identifier
 from tinytrain_lite.compiler import Program
 from tinytrain_lite.errors import TinyTrainError
+from tinytrain_lite.files import write_text
 from tinytrain_lite.graph import Graph, Tensor
-from tinytrain_lite.memory import Buffer, Plan
+from tinytrain_lite.memory import Buffer, Plan, align, static_bytes
 from tinytrain_lite.ops.base import definition
 from tinytrain_lite.quantize import quantize_image
 from tinytrain_lite.target.base import Target
@@ -271,10 +271,10 @@ def _count(program: Program, device: UnicornTarget, data: Split) -> dict[str, An
     costs = _by_region(train_cost)
     region = {name: index for index, name in enumerate(device.regions)}
     memory = device.memory_report()
-    variables = device.firmware.variables
+    variables = {name: align(size) for name, size in device.firmware.variables.items()}
     parameters = sum(variables[identifier(t.name)] for t in _parameters(program))
-    state = sum(variables[name] for name in ("states", "label", "tt_learning_rate", "tt_step"))
-    state += sum(variables[identifier(t.name)] for t in program.train.by_role("output"))
+    outputs = [identifier(t.name) for t in program.train.by_role("output")]
+    state = sum(variables[name] for name in ("states", "label", "tt_learning_rate", "tt_step", *outputs))
     runtime = memory.data + memory.bss - parameters - state
     return {
         "sram": Sram(parameters, state, memory.arena, runtime, memory.stack_used),
@@ -325,10 +325,8 @@ def _parameters(program: Program) -> list[Tensor]:
 
 def predict_sram(program: Program) -> Sram:
     """Bytes from shapes alone. The firmware's own variables and its stack are not the planner's to know."""
-    gradients = sum(t.dtype == "dfp16" for t in program.train.tensors.values())
-    outputs = sum(t.nbytes for t in program.train.by_role("output"))
-    words = 3  # label, learning rate, step counter
-    return Sram(sum(t.nbytes for t in _parameters(program)), 8 * gradients + outputs + 4 * words, program.arena_bytes)
+    parameters = sum(align(t.nbytes) for t in _parameters(program))
+    return Sram(parameters, static_bytes(program.train) - parameters, program.arena_bytes)
 
 
 def placements(plan: Plan) -> list[Placement]:
@@ -354,11 +352,8 @@ def _kind(buffer: Buffer) -> str:
 # ---- records -------------------------------------------------------------------------------------
 def save(measurements: Sequence[Measurement], path: Path) -> None:
     """Write records as JSON, whole or not at all."""
-    text = json.dumps({"format": FORMAT, "measurements": [asdict(m) for m in measurements]}, indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as f:
-        f.write(text + "\n")
-    os.replace(f.name, path)
+    record = {"format": FORMAT, "measurements": [asdict(m) for m in measurements]}
+    write_text(path, json.dumps(record, indent=1) + "\n")
 
 
 def load(path: Path) -> list[Measurement]:

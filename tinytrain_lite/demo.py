@@ -1,0 +1,135 @@
+"""The demo: a network that knows clothes (Fashion-MNIST) learns handwritten digits on the emulated board.
+
+    tinytrain demo                               # or `make demo`: the table and the report
+    python -m tinytrain_lite.demo                # the search behind RATES, on validation images
+
+Fifty images of each digit, one training step an image, sent over the board's USART; 3,000 other images say how
+well it went. Update schemes run in two processes. fp32 fine-tuning of everything in PyTorch is the ceiling.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import joblib
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tinytrain_lite import measure, tables
+from tinytrain_lite.compiler import Program
+from tinytrain_lite.errors import TinyTrainError
+from tinytrain_lite.report import write_report
+from tinytrain_lite.train.datasets import Split
+from tinytrain_lite.workload import DEMO, Workload, prepare
+
+SCHEMES = ("sparse", "bias", "last")  # longest first
+STEPS = 1500  # three times over the 500 images
+PER_CLASS, HELD_OUT = 50, 3000
+# The best of RATE_GRID on 500 validation images, host target, mean of two orders: `python -m tinytrain_lite.demo`.
+RATES = {"last": 0.05, "bias": 0.05, "sparse": 0.05}
+RATE_GRID = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
+CEILING = "fp32 in PyTorch, all layers"
+
+
+def run_demo(console: Console, output: Path) -> list[measure.Measurement]:
+    """Measure the schemes, print the table, write `record.json` and `report.html` into `output`."""
+    with console.status("reading the images, compiling the schemes"):
+        work = _workload()
+        programs = {scheme: work.compile(scheme) for scheme in SCHEMES}
+    with tempfile.TemporaryDirectory() as folder, _bars(console) as bars:
+        counter = np.memmap(Path(folder) / "steps", np.int64, "w+", shape=len(SCHEMES))
+        jobs = [
+            joblib.delayed(_adapt)(programs[scheme], work.data, RATES[scheme], counter.filename, i)
+            for i, scheme in enumerate(SCHEMES)
+        ]
+        jobs.insert(1, joblib.delayed(_ceiling)(work.data))
+        tasks = [bars.add_task(f"{scheme} on the emulated board", total=STEPS) for scheme in SCHEMES]
+        waiting = bars.add_task(CEILING, total=None)
+        with _Watch(lambda: [bars.update(t, completed=int(n)) for t, n in zip(tasks, counter, strict=True)]):
+            first, ceiling, *rest = joblib.Parallel(n_jobs=2)(jobs)
+        bars.update(waiting, total=1, completed=1)
+    measurements = sorted([first, *rest], key=lambda m: m.sram.total)
+    console.print(tables.schemes_table(measurements, ceiling))
+    console.print(measurements[0].agreement, style="dim")
+    measure.save(measurements, output / "record.json")
+    console.print(f"report: {write_report(measurements, output / 'report.html', ceiling)}")
+    return measurements
+
+
+def _workload() -> Workload:
+    from tinytrain_lite.train import datasets
+
+    return prepare(DEMO, datasets.load("mnist"), per_class=PER_CLASS, held_out=HELD_OUT)
+
+
+def _adapt(program: Program, data: Split, rate: float, counter: str, index: int) -> measure.Measurement:
+    """One scheme, in a process of its own; the number of steps done goes to `counter[index]`."""
+    steps = np.memmap(counter, np.int64, "r+")
+
+    def progress(done: int, total: int) -> None:
+        steps[index] = done
+
+    return measure.measure(program, data, rate=rate, steps=STEPS, progress=progress)
+
+
+def _ceiling(data: Split) -> float:
+    """Accuracy of fp32 full fine-tuning on the held-out images."""
+    import torch
+
+    from tinytrain_lite.train.finetune import finetune
+    from tinytrain_lite.train.models import load_pretrained
+    from tinytrain_lite.train.pretrain import accuracy
+
+    torch.set_num_threads(1)
+    return accuracy(finetune(load_pretrained(), data.train, "full"), data.test)
+
+
+class _Watch:
+    """Calls a function ten times a second while other processes work."""
+
+    def __init__(self, look: Callable[[], object]):
+        self._look, self._done = look, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._done.wait(0.1):
+            self._look()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._look()
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def choose_rates(console: Console) -> None:
+    """Print the validation accuracy of every rate of the grid, by scheme."""
+    work = _workload()
+    few = work.data.validation.take(np.arange(500))
+    data = Split(work.data.train, work.data.validation.take(np.arange(0)), few)
+    for scheme in SCHEMES:
+        program = work.compile(scheme)
+        cells = []
+        for rate in RATE_GRID:
+            runs = [measure.measure(program, data, rate=rate, steps=STEPS, seed=seed, target="host") for seed in (0, 1)]
+            cells.append(f"{rate:g}: {np.mean([m.accuracy_after for m in runs]):.1%}")
+        console.print(scheme, "  ".join(cells))
+
+
+if __name__ == "__main__":
+    try:
+        choose_rates(Console())
+    except TinyTrainError as error:
+        raise SystemExit(f"error: {error}") from None

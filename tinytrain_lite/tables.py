@@ -1,0 +1,139 @@
+"""Measurements as tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from tinytrain_lite.literature import figures
+from tinytrain_lite.measure import Measurement, OpRow, Sram
+
+PHASES = ("forward", "backward", "update")
+
+
+def percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def count(number: int | None) -> str:
+    """1234567 -> 1,234,567; a dash where nothing was measured."""
+    return "-" if number is None else f"{number:,}"
+
+
+def millions(number: int | None) -> str:
+    return "-" if number is None else f"{number / 1e6:.2f} M"
+
+
+def by_layer(ops: Sequence[OpRow]) -> list[tuple[str, dict[str, tuple[int, int, int]]]]:
+    """Per layer, in forward order: phase -> (MACs, instructions, estimated cycles)."""
+    layers: dict[str, dict[str, tuple[int, int, int]]] = {}
+    for row in ops:
+        phases = layers.setdefault(row.layer, dict.fromkeys(PHASES, (0, 0, 0)))
+        macs, instructions, cycles = phases[row.phase]
+        phases[row.phase] = (macs + row.macs, instructions + row.instructions, cycles + row.cycles)
+    return list(layers.items())
+
+
+def schemes_table(measurements: Sequence[Measurement], ceiling: float | None = None) -> Table:
+    """One row a scheme. `ceiling` is the accuracy of fp32 full fine-tuning on the same images."""
+    first = measurements[0]
+    table = Table(
+        title=f"{first.model} on {first.board} ({first.target}): {first.data}, {first.train_images} images to learn "
+        f"from, accuracy on {first.test_images:,} held out",
+        caption="instructions are exact (retired in the emulator); cycles and ms at "
+        f"{first.clock_hz / 1e6:.0f} MHz are estimates; compiler {first.compiler}",
+    )
+    table.add_column("scheme", style="bold")
+    for head in (
+        "steps",
+        "rate",
+        "before",
+        "after",
+        "SRAM high-water",
+        "instructions a step",
+        "cycles (est.)",
+        "ms (est.)",
+    ):
+        table.add_column(head, justify="right")
+    for m in measurements:
+        table.add_row(
+            m.scheme, count(m.steps), f"{m.learning_rate:g}", percent(m.accuracy_before), percent(m.accuracy_after),
+            f"{m.sram.total:,} B", millions(m.train_instructions), millions(m.train_cycles),
+            "-" if m.train_ms is None else f"{m.train_ms:.1f}",
+        )  # fmt: skip
+    if ceiling is not None:
+        table.add_section()
+        table.add_row("full, fp32 in PyTorch", "", "", "", percent(ceiling), "not on the board", "", "", "")
+    return table
+
+
+def run_table(m: Measurement) -> Table:
+    """Everything of one run, a line each."""
+    table = Table(title=f"{m.model}, scheme {m.scheme}, {m.target} ({m.board})", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("accuracy before", f"{percent(m.accuracy_before)} of {m.test_images:,} held-out images")
+    table.add_row("accuracy after", f"{percent(m.accuracy_after)} after {m.steps:,} steps at rate {m.learning_rate:g}")
+    table.add_row("loss, first and last step", f"{m.losses[0]:.4f}  {m.losses[-1]:.4f}" if m.losses else "-")
+    table.add_section()
+    for name, got, planned in _sram_lines(m.sram, m.predicted):
+        table.add_row(name, f"{count(got)} B" + ("" if planned is None else f"  (planned {planned:,})"))
+    table.add_row("SRAM high-water", f"{m.sram.total:,} of {m.sram_limit:,} B ({percent(m.sram.total / m.sram_limit)})")
+    table.add_row("arena, least possible", f"{m.lower_bound:,} B alive at once")
+    table.add_row("flash", f"{count(m.flash)} of {m.flash_limit:,} B")
+    table.add_section()
+    table.add_row("instructions, training step", count(m.train_instructions))
+    table.add_row("instructions, inference", count(m.infer_instructions))
+    if m.train_cycles is not None and m.infer_cycles is not None:
+        clock = f"{m.clock_hz / 1e6:.0f} MHz"
+        table.add_row("cycles, training step (estimate)", f"{m.train_cycles:,}, {m.train_ms:.1f} ms at {clock}")
+        table.add_row("cycles, inference (estimate)", f"{m.infer_cycles:,}, {1e3 * m.infer_cycles / m.clock_hz:.1f} ms")
+    table.add_row("multiply-accumulates, step", count(m.macs))
+    table.add_row("compiler", m.compiler)
+    table.add_row("update", f"{m.rounding}, QAS {'on' if m.qas else 'off'}, seed {m.seed}")
+    return table
+
+
+def _sram_lines(got: Sram, planned: Sram) -> list[tuple[str, int | None, int | None]]:
+    return [
+        ("trained parameters", got.parameters, planned.parameters),
+        ("exponents, outputs", got.state, planned.state),
+        ("arena", got.arena, planned.arena),
+        ("firmware variables", got.runtime, None),
+        ("stack, deepest", got.stack, None),
+    ]
+
+
+def layer_table(m: Measurement) -> Table:
+    """Instructions by layer and phase."""
+    table = Table(title="instructions by layer" if m.train_instructions else "multiply-accumulates by layer")
+    table.add_column("layer", style="bold")
+    for phase in PHASES:
+        table.add_column(phase, justify="right")
+    table.add_column("cycles (est.)", justify="right")
+    column = 1 if m.train_instructions else 0
+    for layer, phases in by_layer(m.ops):
+        cells = [phases[phase][column] for phase in PHASES]
+        table.add_row(layer, *(f"{n:,}" if n else "" for n in cells), count(sum(p[2] for p in phases.values()) or None))
+    return table
+
+
+def comparison_table(m: Measurement) -> Table | None:
+    """The published figures for this model beside ours; None if there are none."""
+    known = figures(m.model)
+    if not known:
+        return None
+    table = Table(title=f"{m.model}, one training step beside published figures")
+    table.add_column("source", style="bold")
+    for head in ("SRAM", "instructions", "ms", "flash"):
+        table.add_column(head, justify="right")
+    for f in known:
+        ms = "-" if f.milliseconds is None else f"{f.milliseconds:,.0f}"
+        table.add_row(f.source, f"{count(f.sram_bytes)} B", millions(f.instructions), ms, f"{count(f.flash_bytes)} B")
+    ms = "-" if m.train_ms is None else f"{m.train_ms:,.0f} (estimate)"
+    table.add_row(
+        f"here, {m.scheme} scheme", f"{m.sram.total:,} B", millions(m.train_instructions), ms, f"{count(m.flash)} B",
+        style="bold",
+    )  # fmt: skip
+    return table
