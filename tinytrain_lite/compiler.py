@@ -13,6 +13,7 @@ from tinytrain_lite.graph import Graph
 from tinytrain_lite.memory import Plan, make_plan
 from tinytrain_lite.passes.fuse import fuse
 from tinytrain_lite.passes.limits import assign_limits
+from tinytrain_lite.passes.patch import patch
 from tinytrain_lite.passes.prune import prune
 from tinytrain_lite.passes.schedule import schedule
 from tinytrain_lite.passes.sparse import apply_scheme
@@ -46,6 +47,7 @@ def passes(scheme: UpdateScheme, rule: UpdateRule) -> Iterator[tuple[str, Pass]]
     yield "prune", prune
     yield "fuse", fuse
     yield "schedule", schedule
+    yield "patch", patch
     yield "limits", assign_limits
 
 

@@ -42,6 +42,8 @@ class Tensor:
     zero_point: int = 0
     data: np.ndarray | None = None  # const and param: the (initial) contents
     aliases: Tensor | None = None  # the older version of the parameter that this one overwrites
+    rows_of: Tensor | None = None  # a view: rows first_row, first_row + 1, ... of another tensor, in its bytes
+    first_row: int = 0
     limit: int = 32767  # dfp16: mantissas saturate at +-limit (see passes/limits.py)
     peak: float | None = None  # dfp16: largest magnitude seen in calibration (see calibrate.py)
 
@@ -65,6 +67,8 @@ class Tensor:
             text += f" limit={self.limit}"
         if self.aliases is not None:
             text += f" overwrites {self.aliases.sigil()}"
+        if self.rows_of is not None:
+            text += f" rows {self.first_row}..{self.first_row + self.shape[0]} of {self.rows_of.sigil()}"
         return text
 
 

@@ -54,6 +54,8 @@ class Plan:
         self._home = {t.name: b for b in self.buffers for t in b.tensors}
 
     def offset(self, tensor: Tensor) -> int:
+        if tensor.rows_of is not None:
+            return self.offset(tensor.rows_of) + tensor.first_row * tensor.nbytes // tensor.shape[0]
         return self.offsets[self._home[tensor.name].name]
 
     def scratch_offset(self, index: int) -> int:
@@ -80,7 +82,7 @@ def align(n: int) -> int:
 
 
 def buffers_of(graph: Graph) -> list[Buffer]:
-    """One buffer per arena tensor, merged where an op works in place, and one per op that needs scratch."""
+    """One buffer per arena tensor and its views, merged where an op works in place; and one per op with scratch."""
     first: dict[str, int] = {t.name: -1 for t in graph.by_role("input")}
     last: dict[str, int] = dict(first)
     for i, op in enumerate(graph.ops):
@@ -93,6 +95,9 @@ def buffers_of(graph: Graph) -> list[Buffer]:
     for t in graph.tensors.values():
         if t.role in ("value", "input") and t.name in first:
             home[t.name] = Buffer(t.name, align(t.nbytes), first[t.name], last[t.name], [t])
+    for name in list(home):
+        if (whole := graph.tensors[name].rows_of) is not None:
+            _merge(home, home[whole.name], home[name])
     for i, op in enumerate(graph.ops):
         for out_role, in_role in definition(op.kind).in_place(op):
             out, source = op.outputs[out_role], op.inputs[in_role]
@@ -112,7 +117,9 @@ def _may_share(
     """The source must die in this op, and be its only user in the buffer; images keep their own bytes."""
     roles = [r for r, t in graph.ops[index].inputs.items() if t is source]
     same_buffer = home[source.name] is home[out.name]
-    return last[source.name] == index and len(roles) == 1 and not same_buffer and home[source.name].last == index
+    is_view = out.rows_of is not None or source.rows_of is not None
+    dies = last[source.name] == index and home[source.name].last == index
+    return dies and len(roles) == 1 and not same_buffer and not is_view
 
 
 def _merge(home: dict[str, Buffer], into: Buffer, other: Buffer) -> None:
@@ -164,7 +171,7 @@ def check_plan(graph: Graph, plan: Plan) -> None:
     """Independent check: replay the schedule byte by byte, and refuse a plan in which anybody's bytes are taken.
 
     Every op claims the bytes of its outputs and scratch; every byte it reads must still belong to the tensor
-    it was written as. An in-place output may take over its own input's bytes, and nobody else's.
+    it was written as. An in-place output may take over its own input's bytes, and nobody else's. A view is its whole.
     Raises GraphError naming the op and both tensors.
     """
     owner: list[str | None] = [None] * plan.arena_bytes
@@ -179,10 +186,10 @@ def check_plan(graph: Graph, plan: Plan) -> None:
             if t.role not in ("value", "input"):
                 continue
             start = plan.offset(t)
-            held = set(owner[start : start + t.nbytes])
-            if held != {t.name}:
+            strangers = set(owner[start : start + t.nbytes]) - {_whole(t).name}
+            if strangers:
                 raise GraphError(
-                    f"memory plan: op '{op.name}' ({op.kind}) reads {role}='{t.name}', overwritten by {held - {t.name}}"
+                    f"memory plan: op '{op.name}' ({op.kind}) reads {role}='{t.name}', overwritten by {strangers}"
                 )
             for out_role, out in during:
                 if _intersect(start, t.nbytes, plan.offset(out), out.nbytes) and (out_role, role) not in allowed:
@@ -196,7 +203,11 @@ def check_plan(graph: Graph, plan: Plan) -> None:
         for _, t in during:
             if scratch and _intersect(plan.offset(t), t.nbytes, plan.scratch_offset(i), scratch):
                 raise GraphError(f"memory plan: scratch of op '{op.name}' ({op.kind}) lies over its output '{t.name}'")
-            _claim(owner, plan.offset(t), t.nbytes, t.name)
+            _claim(owner, plan.offset(t), t.nbytes, _whole(t).name)
+
+
+def _whole(t: Tensor) -> Tensor:
+    return t if t.rows_of is None else t.rows_of
 
 
 def _claim(owner: list[str | None], start: int, size: int, name: str) -> None:

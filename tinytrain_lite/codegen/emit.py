@@ -126,6 +126,11 @@ class Emitter:
     def _state(self, t: Tensor) -> str:
         return f"&states[STATE_{identifier(t.name).upper()}]"
 
+    @property
+    def kernel_ops(self) -> list[Op]:
+        """The ops that become a function; views move no bytes."""
+        return [op for op in self.graph if definition(op.kind).has_kernel]
+
     # ---- whole ops ------------------------------------------------------------------------
     def call(self, kernel: str, *arguments: object) -> str:
         """`kernel(arg, ...);` with one argument a line where they are structures."""

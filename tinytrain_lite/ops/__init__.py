@@ -7,6 +7,7 @@ from tinytrain_lite.ops import (  # noqa: F401  (imported to register)
     depthwise,
     epilogue,
     linear,
+    rows,
     softmax_cross_entropy,
     update,
 )

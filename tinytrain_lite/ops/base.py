@@ -27,6 +27,7 @@ class OpDefinition:
     """Base class. A subclass sets `kind` and is registered when its module is imported."""
 
     kind = ""
+    has_kernel = True  # False for views, which move no bytes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
