@@ -169,7 +169,8 @@ def _operands(
         for register in _registers(instruction.reg_name(operand.reg)):
             if role == "w":
                 writes.append((register, result))
-                if position == 0 and operand.access & capstone.CS_AC_READ and len(instruction.operands) < 3:
+                reads_too = form.roles and position == 0 and operand.access & capstone.CS_AC_READ
+                if reads_too and len(instruction.operands) < 3:
                     reads.append((register, _PORTS.get(form.roles[-1], "late")))  # two-operand form
             elif role == "B":
                 reads.append((register, "early"))
