@@ -7,6 +7,7 @@
 #ifndef TT_DSP_H
 #define TT_DSP_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #if defined(__ARM_FEATURE_DSP)
@@ -47,6 +48,12 @@ TT_INLINE int32_t tt_smlad(uint32_t a, uint32_t b, int32_t sum) {
   return __smlad((int16x2_t)a, (int16x2_t)b, sum);
 }
 
+/* LDRD: a = words[i], b = words[i + 1]; i is known when compiled. Clang itself merges few such loads. */
+#define TT_LOAD_PAIR(a, b, words, i)        \
+  __asm__("ldrd %0, %1, [%2, %3]"           \
+          : "=r"(a), "=r"(b)                \
+          : "r"(words), "i"(4 * (i)), "m"(*(const struct { uint32_t all[64]; } *)(words)))
+
 /* SXTAB16: halves of `base` plus bytes 0 and 2, sign-extended; bytes 1 and 3 after tt_ror8. */
 TT_INLINE uint32_t tt_sxtab16(uint32_t base, uint32_t bytes) {
   return (uint32_t)__sxtab16((int16x2_t)base, (int8x4_t)bytes);
@@ -63,6 +70,8 @@ TT_INLINE int32_t tt_rint(float value) {
 }
 
 #else
+
+#define TT_LOAD_PAIR(a, b, words, i) ((a) = (words)[i], (b) = (words)[(i) + 1])
 
 /* The sum wraps as the instruction does; the compiler has proved that it need not. */
 TT_INLINE int32_t tt_smlad(uint32_t a, uint32_t b, int32_t sum) {

@@ -19,7 +19,7 @@ void tt_avg_pool(const tt_input *x, float multiplier, const tt_requant *out) {
 void tt_avg_pool_grad_input(const tt_dfp *g, float multiplier, const tt_dims *out, const tt_epilogue *epilogue) {
   uint32_t positions = (uint32_t)out->height * out->width;
   tt_writer writer;
-  tt_writer_open(&writer, epilogue, multiplier * tt_dfp_scale(g->state));
+  tt_writer_open(&writer, epilogue, out->channels, multiplier * tt_dfp_scale(g->state));
   for (uint32_t p = 0, index = 0; p < positions; p++)
     for (uint32_t c = 0; c < out->channels; c++) tt_writer_put(&writer, g->mantissa[c], index++, c);
   tt_writer_close(&writer);

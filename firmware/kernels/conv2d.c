@@ -10,19 +10,19 @@
  *
  * A sliced weight is two shorter rows, trained and frozen, and the window lists the channels in their order.
  *
- * scratch: the expanded windows, then (unless a window lies in memory as it is needed) its int8 bytes:
+ * scratch: the expanded windows, then the bytes of one window unless they lie in memory as they are needed:
  *   uint32[groups][POSITIONS][2], groups = ceil(KH KW k / 4) + ceil(KH KW (I - k) / 4);  int8[KH KW I]
  */
 #include "epilogue.h"
+#include "tt_attributes.h"
 
-enum { POSITIONS = 4, CHANNELS = 8 /* outputs handed on at a time */, GROUP_WORDS = 2 * POSITIONS };
+enum { POSITIONS = TT_TILE_POSITIONS, GROUP_WORDS = 2 * POSITIONS, CHANNELS = 16 /* handed on at a time */ };
 
 typedef struct {
-  const int8_t *row;  /* of output channel 0 */
-  uint32_t length;    /* KH KW times the channels of this slice */
+  const int8_t *row; /* of output channel 0 */
+  uint32_t length;   /* KH KW times the channels of this slice */
+  uint32_t *windows;
 } segment;
-
-static uint32_t groups(uint32_t length) { return (length + 3) / 4; }
 
 /* Expand `count` bytes into one position's words of consecutive groups; minus_z in both halves. */
 static void expand(const int8_t *x, uint32_t count, uint32_t minus_z, uint32_t *words) {
@@ -38,71 +38,97 @@ static void expand(const int8_t *x, uint32_t count, uint32_t minus_z, uint32_t *
   }
 }
 
-/* Channels first..last of every tap of the window at output (row, column); outside the image reads z. */
-static int8_t *gather(const tt_input *x, const tt_window *window, const uint16_t *perm, uint32_t first,
-                      uint32_t last, int32_t row, int32_t column, int8_t *bytes) {
-  for (int32_t i = 0; i < window->kernel_h; i++) {
-    for (int32_t j = 0; j < window->kernel_w; j++) {
-      int32_t h = row * window->stride + i - window->pad_top, v = column * window->stride + j - window->pad_left;
+/* The window at (row, column) of the input, the slices one after the other; outside the image reads z. */
+static void gather(const tt_input *x, const tt_window *window, const uint16_t *perm, uint32_t trained, int32_t row,
+                   int32_t column, int8_t *bytes) {
+  uint32_t channels = x->channels;
+  int8_t *rest = bytes + (uint32_t)window->kernel_h * window->kernel_w * trained;
+  for (int32_t h = row; h < row + window->kernel_h; h++)
+    for (int32_t v = column; v < column + window->kernel_w; v++) {
+      const int8_t *pixel = x->data + (h * x->width + v) * (int32_t)channels;
       if (h < 0 || h >= x->height || v < 0 || v >= x->width) {
-        for (uint32_t c = first; c < last; c++) *bytes++ = (int8_t)x->zero_point;
-        continue;
+        for (uint32_t c = 0; c < trained; c++) *bytes++ = (int8_t)x->zero_point;
+        for (uint32_t c = trained; c < channels; c++) *rest++ = (int8_t)x->zero_point;
+      } else if (perm) {
+        for (uint32_t c = 0; c < trained; c++) *bytes++ = pixel[perm[c]];
+        for (uint32_t c = trained; c < channels; c++) *rest++ = pixel[perm[c]];
+      } else {
+        for (uint32_t c = 0; c < channels; c++) *bytes++ = pixel[c];
       }
-      const int8_t *pixel = x->data + (uint32_t)(h * x->width + v) * x->channels;
-      for (uint32_t c = first; c < last; c++) *bytes++ = pixel[perm ? perm[c] : c];
     }
-  }
-  return bytes;
 }
 
-/* sums[p] += row . window p, for a segment of a weight row. */
-TT_INLINE void dot(const int8_t *row, uint32_t length, const uint32_t *words, int32_t sums[POSITIONS]) {
-  int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-  for (;; length -= 4, row += 4, words += GROUP_WORDS) {
-    if (length == 0) break;
-    uint32_t four = length >= 4 ? tt_load32(row) : tt_load_tail(row, length);
-    uint32_t even = tt_sxtb16(four), odd = tt_sxtb16(tt_ror8(four));
-    s0 = tt_smlad(odd, words[1], tt_smlad(even, words[0], s0));
-    s1 = tt_smlad(odd, words[3], tt_smlad(even, words[2], s1));
-    s2 = tt_smlad(odd, words[5], tt_smlad(even, words[4], s2));
-    s3 = tt_smlad(odd, words[7], tt_smlad(even, words[6], s3));
-    if (length < 4) break;
+/* sums[p] += four weights . group number `group` (a literal) of window p. */
+TT_INLINE void multiply_group(uint32_t weights, const uint32_t *words, uint32_t group, int32_t sums[POSITIONS]) {
+  uint32_t even = tt_sxtb16(weights), odd = tt_sxtb16(tt_ror8(weights)), a, b;
+  TT_LOAD_PAIR(a, b, words, group * GROUP_WORDS);
+  sums[0] = tt_smlad(odd, b, tt_smlad(even, a, sums[0]));
+  TT_LOAD_PAIR(a, b, words, group * GROUP_WORDS + 2);
+  sums[1] = tt_smlad(odd, b, tt_smlad(even, a, sums[1]));
+  TT_LOAD_PAIR(a, b, words, group * GROUP_WORDS + 4);
+  sums[2] = tt_smlad(odd, b, tt_smlad(even, a, sums[2]));
+  TT_LOAD_PAIR(a, b, words, group * GROUP_WORDS + 6);
+  sums[3] = tt_smlad(odd, b, tt_smlad(even, a, sums[3]));
+}
+
+/* sums[n][p] += row n . window p, for the rows of one slice; they start from bias[n] if there is a bias. */
+TT_ITCM static void multiply_rows(const int8_t *row, uint32_t length, const uint32_t *windows, const int32_t *bias,
+                                  uint32_t count, int32_t (*sums)[POSITIONS]) {
+  const uint32_t *end = windows + length / 8 * 2 * GROUP_WORDS;
+  for (int32_t(*last)[POSITIONS] = sums + count; sums != last; sums++) {
+    const uint32_t *words = windows;
+    int32_t four[POSITIONS];
+    if (bias) {
+      four[0] = four[1] = four[2] = four[3] = *bias++;
+    } else {
+      for (uint32_t p = 0; p < POSITIONS; p++) four[p] = (*sums)[p];
+    }
+    for (; words != end; row += 8, words += 2 * GROUP_WORDS) {
+      multiply_group(tt_load32(row), words, 0, four);
+      multiply_group(tt_load32(row + 4), words, 1, four);
+    }
+    for (uint32_t rest = length & 7; rest; words += GROUP_WORDS) {
+      uint32_t here = rest < 4 ? rest : 4;
+      multiply_group(here == 4 ? tt_load32(row) : tt_load_tail(row, here), words, 0, four);
+      row += here, rest -= here;
+    }
+    for (uint32_t p = 0; p < POSITIONS; p++) (*sums)[p] = four[p];
   }
-  sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
 }
 
 void tt_conv2d(const tt_input *x, const tt_conv_weight *w, const int32_t *bias, const tt_window *window,
                const tt_requant *out, void *scratch) {
-  uint32_t taps = (uint32_t)window->kernel_h * window->kernel_w;
+  uint32_t taps = (uint32_t)window->kernel_h * window->kernel_w, channels = w->out_channels;
   uint32_t trained = w->frozen ? w->trained_channels : w->in_channels;
-  segment segments[2] = {{w->trained, taps * trained}, {w->frozen, taps * (w->in_channels - trained)}};
-  uint32_t *windows = scratch, *second = windows + groups(segments[0].length) * GROUP_WORDS;
-  int8_t *bytes = (int8_t *)(second + groups(segments[1].length) * GROUP_WORDS);
+  segment segments[2] = {{w->trained, taps * trained, scratch},
+                         {w->frozen, taps * (w->in_channels - trained), NULL}};
+  segments[1].windows = segments[0].windows + (segments[0].length + 3) / 4 * GROUP_WORDS;
+  int8_t *bytes = (int8_t *)(segments[1].windows + (segments[1].length + 3) / 4 * GROUP_WORDS);
   uint32_t minus_z = (uint32_t)(-x->zero_point & 0xFFFF) * 0x10001u;
   uint32_t positions = (uint32_t)out->height * out->width;
+  int32_t row = -window->pad_top, column = -window->pad_left, end = column + out->width * window->stride;
 
   tt_requantize_open(out);
   for (uint32_t start = 0; start < positions; start += POSITIONS) {
     uint32_t here = positions - start < POSITIONS ? positions - start : POSITIONS;
     for (uint32_t p = 0; p < here; p++) {
-      int32_t row = (int32_t)((start + p) / out->width), column = (int32_t)((start + p) % out->width);
-      int8_t *rest = gather(x, window, w->perm, 0, trained, row, column, bytes);
-      gather(x, window, w->perm, trained, w->in_channels, row, column, rest);
-      expand(bytes, segments[0].length, minus_z, windows + 2 * p);
-      expand(rest, segments[1].length, minus_z, second + 2 * p);
-    }
-    for (uint32_t o = 0; o < w->out_channels; o += CHANNELS) {
-      uint32_t count = w->out_channels - o < CHANNELS ? w->out_channels - o : CHANNELS;
-      int32_t sums[POSITIONS][CHANNELS];
-      for (uint32_t n = 0; n < count; n++) {
-        int32_t b = bias[o + n], four[POSITIONS] = {b, b, b, b};
-        dot(segments[0].row + (o + n) * segments[0].length, segments[0].length, windows, four);
-        if (segments[1].length)
-          dot(segments[1].row + (o + n) * segments[1].length, segments[1].length, second, four);
-        for (uint32_t p = 0; p < POSITIONS; p++) sums[p][n] = four[p];
+      const int8_t *source = x->data + (row * x->width + column) * x->channels;
+      if (taps > 1 || w->perm) {
+        gather(x, window, w->perm, trained, row, column, bytes);
+        source = bytes;
       }
-      for (uint32_t p = 0; p < here; p++)
-        tt_requantize_run(out, sums[p], (tt_run){(start + p) * w->out_channels + o, 1, count, o, 1});
+      expand(source, segments[0].length, minus_z, segments[0].windows + 2 * p);
+      expand(source + segments[0].length, segments[1].length, minus_z, segments[1].windows + 2 * p);
+      column += window->stride;
+      if (column == end) column = -window->pad_left, row += window->stride;
+    }
+    for (uint32_t o = 0; o < channels; o += CHANNELS) {
+      uint32_t count = channels - o < CHANNELS ? channels - o : CHANNELS;
+      int32_t sums[CHANNELS][POSITIONS];
+      for (segment *s = segments; s < segments + 2; s++)
+        if (s->length)
+          multiply_rows(s->row + o * s->length, s->length, s->windows, s == segments ? bias + o : NULL, count, sums);
+      tt_requantize_tile(out, sums, start, here, o, count);
     }
   }
 }

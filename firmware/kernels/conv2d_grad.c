@@ -91,7 +91,7 @@ void tt_conv2d_grad_input(const tt_dfp *g, const tt_dims *g_dims, const tt_conv_
   uint32_t positions = (uint32_t)out->height * out->width, channels = w->out_channels;
   int pointwise = taps == 1 && window->stride == 1;
   tt_writer writer;
-  tt_writer_open(&writer, epilogue, tt_dfp_scale(g->state));
+  tt_writer_open(&writer, epilogue, out->channels, tt_dfp_scale(g->state));
   for (uint32_t j = 0; j < w->in_channels; j += 2) {
     int pair = j + 1 < w->in_channels;
     weight_column a = column_of(w, taps, j), b = pair ? column_of(w, taps, j + 1) : a;
@@ -114,9 +114,8 @@ void tt_conv2d_grad_input(const tt_dfp *g, const tt_dims *g_dims, const tt_conv_
         sums_a[n] = four[0], sums_a[n + 1] = four[1];
         sums_b[n] = four[2], sums_b[n + 1] = four[3];
       }
-      uint32_t index = start * out->channels;
-      tt_writer_run(&writer, sums_a, (tt_run){index + a.channel, out->channels, count, a.channel, 0});
-      if (pair) tt_writer_run(&writer, sums_b, (tt_run){index + b.channel, out->channels, count, b.channel, 0});
+      tt_writer_positions(&writer, sums_a, start, a.channel, count);
+      if (pair) tt_writer_positions(&writer, sums_b, start, b.channel, count);
     }
   }
   tt_writer_close(&writer);

@@ -7,11 +7,14 @@
  *   input    With stride s, the row h = s m + a - pad meets only taps i = a, a + s, ...: each of the s^2 phases is a
  *            stride-1 correlation of g with its own flipped part of the kernel, and no product with a zero is made.
  *            All of g's channel is in the plane before dx is written, so dx may overwrite g.
- *   weight   SMLAD takes two neighbouring positions at once. To make x's elements neighbours at stride s, a row of
- *            the plane is kept as s interleaved rows. One g load serves all taps of a kernel row.
+ *   weight   SMLAD takes two neighbouring positions at once. A row of g is packed twice, (g0, g1), ... for the even
+ *            taps and (0, g0), (g1, g2), ... for the odd ones, so that both meet x in aligned words. To make x's
+ *            elements neighbours at stride s, a row of the plane is kept as s rows of every s-th column. The plane
+ *            holds x itself, framed by z, and z sum(g) is subtracted at the end.
  */
 #include "epilogue.h"
 #include "plane.h"
+#include "tt_attributes.h"
 #include "update.h"
 
 /* ---- input ---------------------------------------------------------------------------------------------- */
@@ -40,97 +43,135 @@ static phase make_phase(const axis *a, uint32_t residue) {
   return (phase){first, count, taps, middle + a->frame + 1 - taps};
 }
 
-/* scratch: int32 sums[H][W], uint32 taps[KH][ceil(KW / 2)], int16 plane[rows][pitch] + slack */
+/* scratch: int32 sums[H][W], uint32 taps[KH][pairs][2], int16 plane[rows][pitch] + slack */
 void tt_depthwise_grad_input(const tt_dfp *g, const tt_dims *g_dims, const int8_t *weight, const tt_window *window,
                              const tt_dims *out, const tt_epilogue *epilogue, void *scratch) {
   axis vertical = make_axis(window->stride, window->kernel_h, window->pad_top, out->height);
   axis horizontal = make_axis(window->stride, window->kernel_w, window->pad_left, out->width);
-  uint32_t channels = out->channels, stride = window->stride, pitch = horizontal.length;
-  int32_t kernel_w = window->kernel_w;
+  uint32_t channels = out->channels, stride = window->stride, pitch = tt_even(horizontal.length);
+  int32_t kernel_w = window->kernel_w, step = window->stride;
   int32_t *sums = scratch;
   uint32_t *taps = (uint32_t *)(sums + (uint32_t)out->height * out->width);
-  int16_t *plane = (int16_t *)(taps + window->kernel_h * tt_tap_words(window->kernel_w));
+  int16_t *plane = (int16_t *)(taps + window->kernel_h * tt_tap_pairs(window->kernel_w, 1) * 2);
   int16_t *inside = plane + vertical.frame * pitch + horizontal.frame;
 
   tt_writer writer;
-  tt_writer_open(&writer, epilogue, tt_dfp_scale(g->state));
-  tt_zero_int16(plane, vertical.length * pitch + TT_PLANE_SLACK);
+  tt_writer_open(&writer, epilogue, channels, tt_dfp_scale(g->state));
+  tt_fill_int16(0, vertical.length * pitch + TT_PLANE_SLACK, plane);
   for (uint32_t c = 0; c < channels; c++, weight += window->kernel_h * window->kernel_w) {
     for (uint32_t r = 0; r < g_dims->height; r++)
       tt_copy_int16(g->mantissa + r * g_dims->width * channels + c, channels, g_dims->width, inside + r * pitch);
     for (uint32_t a = 0; a < stride; a++)
       for (uint32_t b = 0; b < stride; b++) {
         phase v = make_phase(&vertical, a), h = make_phase(&horizontal, b);
-        const int8_t *last = weight + (int32_t)(a + stride * (v.taps - 1)) * kernel_w + (int32_t)(b + stride * (h.taps - 1));
-        tt_pack_taps(last, -(int32_t)stride * kernel_w, -(int32_t)stride, v.taps, h.taps, taps);
-        tt_correlate(&(tt_correlation){plane + v.start * pitch + h.start, pitch, taps, v.taps, h.taps, 1, v.count,
-                                       h.count, 0, sums + v.first * out->width + h.first, stride * out->width, stride});
+        uint32_t lead = h.start & 1; /* an odd column: begin one earlier, with a zero */
+        int32_t last = ((int32_t)a + step * ((int32_t)v.taps - 1)) * kernel_w + (int32_t)b + step * ((int32_t)h.taps - 1);
+        tt_pack_taps(weight + last, -step * kernel_w, -step, v.taps, h.taps, lead, taps);
+        tt_correlate(&(tt_correlation){plane + v.start * pitch + h.start - lead, pitch, taps, v.taps,
+                                       tt_tap_pairs(h.taps, lead), 1, v.count, h.count, 0,
+                                       sums + v.first * out->width + h.first, stride * out->width, stride});
       }
-    tt_writer_run(&writer, sums, (tt_run){c, channels, (uint32_t)out->height * out->width, c, 0});
+    tt_writer_positions(&writer, sums, 0, c, (uint32_t)out->height * out->width);
   }
   tt_writer_close(&writer);
 }
 
 /* ---- weight --------------------------------------------------------------------------------------------- */
-/* sums[j] += sum over rows and columns of g[r][q] x[r][q + offset of tap j], for one kernel row. */
+enum { MAX_TAPS = 7 }; /* of a kernel row in one phase */
+
 typedef struct {
-  const int16_t *x, *g;
-  uint32_t x_step, g_step; /* from one output row to the next */
-  uint32_t sub_pitch;      /* from one interleaved row of x to the next */
-  uint32_t rows, columns;  /* columns even: g is padded with a zero */
-  uint32_t kernel_w, stride;
+  const int16_t *x;        /* the first row that the taps meet, columns of one phase */
+  const uint32_t *g;       /* [rows][words][2] */
+  uint32_t x_step;         /* from one output row to the next */
+  uint32_t rows, words;
+  uint32_t sums_step;
   int32_t *sums;
 } tap_row;
 
-static void sum_tap_row(const tap_row *t) {
-  for (uint32_t j = 0; j < t->kernel_w; j++) {
-    const int16_t *x = t->x + j % t->stride * t->sub_pitch + j / t->stride, *g = t->g;
-    int32_t sum = t->sums[j];
-    for (uint32_t r = 0; r < t->rows; r++, x += t->x_step, g += t->g_step)
-      for (uint32_t q = 0; q < t->columns; q += 2) sum = tt_smlad(tt_load32(g + q), tt_load32(x + q), sum);
-    t->sums[j] = sum;
+/* sums[j] += sum over positions of g x, for `taps` taps of one kernel row. */
+TT_INLINE void sum_taps(const tap_row *t, uint32_t taps) {
+  const int16_t *row = t->x;
+  const uint32_t *g = t->g;
+  int32_t sums[MAX_TAPS] = {0};
+  for (uint32_t r = t->rows; r; r--, row += t->x_step) {
+    const int16_t *x = row;
+    for (const uint32_t *end = g + 2 * t->words; g != end; g += 2, x += 2) {
+      uint32_t even, odd;
+      TT_LOAD_PAIR(even, odd, g, 0);
+      for (uint32_t j = 0; j < taps; j++) sums[j] = tt_smlad(j & 1 ? odd : even, tt_load32(x + j / 2 * 2), sums[j]);
+    }
   }
+  for (uint32_t j = 0; j < taps; j++) t->sums[j * t->sums_step] += sums[j];
 }
 
-/* scratch: int32 sums[KH][KW], int16 g[band][even Wo], int16 x[(band - 1) stride + KH][stride][sub_pitch] */
+TT_ITCM static void sum_1(const tap_row *t) { sum_taps(t, 1); }
+TT_ITCM static void sum_2(const tap_row *t) { sum_taps(t, 2); }
+TT_ITCM static void sum_3(const tap_row *t) { sum_taps(t, 3); }
+TT_ITCM static void sum_4(const tap_row *t) { sum_taps(t, 4); }
+TT_ITCM static void sum_5(const tap_row *t) { sum_taps(t, 5); }
+TT_ITCM static void sum_6(const tap_row *t) { sum_taps(t, 6); }
+TT_ITCM static void sum_7(const tap_row *t) { sum_taps(t, 7); }
+
+/* Pack one row of g; returns the sum of its elements. */
+TT_ITCM static int32_t pack_row(const int16_t *g, uint32_t step, uint32_t count, uint32_t *words) {
+  uint32_t before = 0;
+  int32_t sum = 0;
+  for (; count >= 2; count -= 2, g += 2 * step, words += 2) {
+    int32_t first = g[0], second = g[step];
+    sum += first + second;
+    words[0] = tt_pack_bottoms((uint32_t)first, (uint32_t)second);
+    words[1] = tt_pack_bottoms(before, (uint32_t)first);
+    before = (uint32_t)second;
+  }
+  uint32_t last = count ? (uint16_t)*g : 0;
+  words[0] = last;
+  words[1] = tt_pack_bottoms(before, last);
+  return sum + (int16_t)last;
+}
+
+/* scratch: int32 sums[KH][KW], uint32 g[band][words][2], int16 x[(band - 1) stride + KH][stride][sub_pitch] */
 void tt_depthwise_grad_weight(const tt_dfp *g, const tt_dims *g_dims, const tt_input *x, const tt_window *window,
                               const tt_update *update, void *scratch) {
+  static void (*const variants[MAX_TAPS])(const tap_row *) = {sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, sum_7};
   uint32_t kernel_h = window->kernel_h, kernel_w = window->kernel_w, stride = window->stride, channels = x->channels;
-  uint32_t columns = (g_dims->width + 1u) / 2 * 2, sub_pitch = columns + (kernel_w - 1) / stride;
+  uint32_t words = g_dims->width / 2u + 1, sub_pitch = 2 * (words + (kernel_w - 1) / stride / 2);
   uint32_t reach = ((uint32_t)window->pad_left + x->width - 1) / stride + 1;
-  if (sub_pitch < reach) sub_pitch = reach;
+  sub_pitch = tt_even(sub_pitch > reach ? sub_pitch : reach);
   uint32_t pitch = stride * sub_pitch, kept = kernel_h > stride ? kernel_h - stride : 0;
-  uint32_t band = tt_band_rows(g_dims->height, 2 * columns + 2 * stride * pitch, 2 * kept * pitch);
+  uint32_t band = tt_band_rows(g_dims->height, 8 * words + 2 * stride * pitch, 2 * kept * pitch);
   int32_t *sums = scratch;
-  int16_t *g_plane = (int16_t *)(sums + kernel_h * kernel_w), *x_plane = g_plane + band * columns;
+  uint32_t *g_plane = (uint32_t *)(sums + kernel_h * kernel_w);
+  int16_t *x_plane = (int16_t *)(g_plane + band * words * 2), zero = (int16_t)x->zero_point;
   uint32_t count = update->rows ? update->row_count : channels;
   float rate = tt_update_rate(g);
 
-  tt_zero_int16(g_plane, band * columns + ((band - 1) * stride + kernel_h) * pitch);
+  tt_fill_int16(zero, ((band - 1) * stride + kernel_h) * pitch, x_plane);
   for (uint32_t n = 0; n < count; n++) {
     uint32_t c = update->rows ? update->rows[n] : n;
+    int32_t g_sum = 0;
     for (uint32_t t = 0; t < kernel_h * kernel_w; t++) sums[t] = 0;
     for (uint32_t first = 0; first < g_dims->height; first += band) {
       uint32_t rows = g_dims->height - first < band ? g_dims->height - first : band;
       for (uint32_t r = 0; r < rows; r++)
-        tt_copy_int16(g->mantissa + (first + r) * g_dims->width * channels + c, channels, g_dims->width,
-                      g_plane + r * columns);
+        g_sum += pack_row(g->mantissa + (first + r) * g_dims->width * channels + c, channels, g_dims->width,
+                          g_plane + r * words * 2);
       for (uint32_t i = 0; i < (rows - 1) * stride + kernel_h; i++) {
         int32_t h = (int32_t)(first * stride + i) - window->pad_top;
-        for (uint32_t b = 0; b < stride; b++) { /* columns u = v + pad_left = b, b + stride, ... */
+        for (uint32_t b = 0; b < stride; b++) { /* columns v with v + pad_left = b, b + stride, ... */
           uint32_t v = (b + stride - window->pad_left % stride) % stride;
           if (v >= x->width) continue;
           uint32_t length = (x->width - v - 1) / stride + 1;
           int16_t *row = x_plane + i * pitch + b * sub_pitch + (v + window->pad_left) / stride;
-          if (h < 0 || h >= x->height) tt_zero_int16(row, length);
-          else tt_copy_int8(x->data + ((uint32_t)h * x->width + v) * channels + c, stride * channels, length,
-                            x->zero_point, row);
+          if (h < 0 || h >= x->height) tt_fill_int16(zero, length, row);
+          else tt_copy_int8(x->data + ((uint32_t)h * x->width + v) * channels + c, stride * channels, length, row);
         }
       }
       for (uint32_t i = 0; i < kernel_h; i++)
-        sum_tap_row(&(tap_row){x_plane + i * pitch, g_plane, stride * pitch, columns, sub_pitch, rows, columns,
-                               kernel_w, stride, sums + i * kernel_w});
+        for (uint32_t b = 0; b < stride && b < kernel_w; b++)
+          variants[(kernel_w - b - 1) / stride](&(tap_row){x_plane + i * pitch + b * sub_pitch, g_plane, stride * pitch,
+                                                           rows, words, stride, sums + i * kernel_w + b});
     }
+    for (uint32_t t = 0; t < kernel_h * kernel_w; t++) sums[t] -= zero * g_sum;
     tt_update_run(update, sums, kernel_h * kernel_w, update->coefficient[c] * rate, c * kernel_h * kernel_w,
                   n * kernel_h * kernel_w);
   }

@@ -8,6 +8,7 @@
  * largest magnitude before saturation.
  */
 #include "epilogue.h"
+#include "tt_attributes.h"
 
 static const int32_t EXPONENT_RANGE = 60;
 static const float PEAK_DECAY = 31.0f / 32.0f;
@@ -20,13 +21,49 @@ void tt_requantize_open(const tt_requant *out) {
   __builtin_memset(out->mask, 0xFF, bytes);
 }
 
-void tt_requantize_run(const tt_requant *out, const int32_t *sums, tt_run run) {
-  const float *multiplier = out->multiplier + run.channel;
-  for (uint32_t n = 0; n < run.count; n++) {
-    tt_requantize(out, (float)sums[n] * *multiplier, run.index);
-    multiplier += run.channel_step;
-    run.index += run.step;
+/* Sums, multipliers and elements of y, each with its own step. Without a mask the clamp happens in float, where it
+ * commutes with rint. */
+typedef struct {
+  const int32_t *sums;
+  const float *multiplier;
+  uint32_t index, count;
+} run;
+
+TT_INLINE void requantize(const tt_requant *out, run r, uint32_t sums_step, uint32_t multiplier_step, uint32_t step) {
+  int32_t zero = out->zero_point, lo = out->lo - zero, hi = out->hi - zero;
+  float low = (float)lo, high = (float)hi;
+  uint8_t *mask = out->mask;
+  int8_t *y = out->y + r.index;
+  if (!mask) {
+    for (; r.count >= 4; r.count -= 4, y += 4 * step, r.sums += 4 * sums_step, r.multiplier += 4 * multiplier_step)
+      for (uint32_t k = 0; k < 4; k++) {
+        float value = (float)r.sums[k * sums_step] * r.multiplier[k * multiplier_step];
+        y[k * step] = (int8_t)(tt_rint(tt_min(tt_max(value, low), high)) + zero);
+      }
+    for (; r.count; r.count--, y += step, r.sums += sums_step, r.multiplier += multiplier_step)
+      *y = (int8_t)(tt_rint(tt_min(tt_max((float)*r.sums * *r.multiplier, low), high)) + zero);
+    return;
   }
+  for (; r.count; r.count--, y += step, r.index += step, r.sums += sums_step, r.multiplier += multiplier_step) {
+    int32_t q = tt_rint((float)*r.sums * *r.multiplier);
+    if ((uint32_t)q - (uint32_t)lo > (uint32_t)(hi - lo)) {
+      q = q < lo ? lo : hi;
+      tt_mask_clear(mask, r.index);
+    }
+    *y = (int8_t)(q + zero);
+  }
+}
+
+TT_ITCM void tt_requantize_tile(const tt_requant *out, int32_t (*sums)[TT_TILE_POSITIONS], uint32_t position,
+                                uint32_t positions, uint32_t channel, uint32_t channels) {
+  run r = {*sums, out->multiplier + channel, position * out->channels + channel, channels};
+  for (; positions; positions--, r.sums++, r.index += out->channels) requantize(out, r, TT_TILE_POSITIONS, 1, 1);
+}
+
+TT_ITCM void tt_requantize_positions(const tt_requant *out, const int32_t *sums, uint32_t position, uint32_t channel,
+                                     uint32_t count) {
+  float multiplier = out->multiplier[channel];
+  requantize(out, (run){sums, &multiplier, position * out->channels + channel, count}, 1, 0, out->channels);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------ */
@@ -40,8 +77,9 @@ static int32_t exponent_of(float peak, int32_t limit) {
   return exponent > EXPONENT_RANGE ? EXPONENT_RANGE : exponent < -EXPONENT_RANGE ? -EXPONENT_RANGE : exponent;
 }
 
-void tt_writer_open(tt_writer *writer, const tt_epilogue *epilogue, float scale) {
+void tt_writer_open(tt_writer *writer, const tt_epilogue *epilogue, uint32_t channels, float scale) {
   writer->epilogue = epilogue;
+  writer->channels = channels;
   writer->scale = scale;
   for (uint32_t i = 0; i < epilogue->skip_count; i++)
     writer->skip_scale[i] = epilogue->skips[i].scale * tt_dfp_scale(epilogue->skips[i].state);
@@ -77,17 +115,39 @@ void tt_writer_put(tt_writer *writer, float value, uint32_t index, uint32_t chan
   }
 }
 
-void tt_writer_run(tt_writer *writer, const int32_t *sums, tt_run run) {
-  for (uint32_t n = 0; n < run.count; n++) {
-    tt_writer_put(writer, (float)sums[n], run.index, run.channel);
-    run.channel += run.channel_step;
-    run.index += run.step;
+/* The common case: no skip, one sink, at most one mask. A power of two may join the multiplier: exact. */
+static void put_plain(tt_writer *writer, const uint8_t *mask, const int32_t *sums, uint32_t index, uint32_t channel,
+                      uint32_t count) {
+  const tt_sink *sink = writer->epilogue->sinks;
+  float factor = writer->scale * writer->sink_scale[0], seen = writer->seen[0], limit = (float)sink->limit;
+  if (sink->multiplier) factor *= sink->multiplier[channel];
+  int16_t *out = sink->mantissa + index;
+  for (; count; count--, sums++, out += writer->channels, index += writer->channels) {
+    if (mask && !tt_mask_bit(mask, index)) {
+      *out = 0;
+      continue;
+    }
+    float scaled = (float)*sums * factor;
+    seen = tt_max(seen, __builtin_fabsf(scaled));
+    *out = (int16_t)tt_rint(tt_clampf(scaled, limit));
   }
+  writer->seen[0] = seen;
+}
+
+void tt_writer_positions(tt_writer *writer, const int32_t *sums, uint32_t position, uint32_t channel, uint32_t count) {
+  const tt_epilogue *epilogue = writer->epilogue;
+  const uint8_t *mask = epilogue->mask, *sink_mask = epilogue->sinks[0].mask;
+  uint32_t index = position * writer->channels + channel;
+  if (epilogue->skip_count == 0 && epilogue->sink_count == 1 && !(mask && sink_mask)) {
+    put_plain(writer, mask ? mask : sink_mask, sums, index, channel, count);
+    return;
+  }
+  for (; count; count--, index += writer->channels) tt_writer_put(writer, (float)*sums++, index, channel);
 }
 
 void tt_grad_map(uint32_t count, uint32_t channels, const tt_epilogue *epilogue) {
   tt_writer writer;
-  tt_writer_open(&writer, epilogue, 1.0f);
+  tt_writer_open(&writer, epilogue, channels, 1.0f);
   for (uint32_t index = 0; index < count;)
     for (uint32_t c = 0; c < channels; c++) tt_writer_put(&writer, 0.0f, index++, c);
   tt_writer_close(&writer);

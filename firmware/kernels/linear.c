@@ -21,7 +21,7 @@ void tt_linear(const int8_t *x, int32_t zero_point, const int8_t *weight, const 
 void tt_linear_grad_input(const tt_dfp *g, const int8_t *weight, uint32_t out_channels, uint32_t in_channels,
                           const tt_epilogue *epilogue) {
   tt_writer writer;
-  tt_writer_open(&writer, epilogue, tt_dfp_scale(g->state));
+  tt_writer_open(&writer, epilogue, in_channels, tt_dfp_scale(g->state));
   for (uint32_t i = 0; i < in_channels; i++) {
     int32_t sum = 0;
     for (uint32_t n = 0; n < out_channels; n++) sum += g->mantissa[n] * weight[n * in_channels + i];

@@ -60,7 +60,7 @@ void tt_softmax_cross_entropy(const float *logits, uint32_t classes, const int32
 void tt_softmax_cross_entropy_grad(const float *probabilities, uint32_t classes, const int32_t *label,
                                    const tt_epilogue *epilogue) {
   tt_writer writer;
-  tt_writer_open(&writer, epilogue, 1.0f);
+  tt_writer_open(&writer, epilogue, classes, 1.0f);
   for (uint32_t n = 0; n < classes; n++)
     tt_writer_put(&writer, probabilities[n] - (n == (uint32_t)*label ? 1.0f : 0.0f), n, n);
   tt_writer_close(&writer);

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from tinytrain_lite.reference import Machine
 
 
+MAX_KERNEL, MAX_STRIDE = 7, 2
 BAND_BYTES = 2048  # a tall plane is taken in bands of rows that fit about this much scratch (plane.h)
-PLANE_SLACK = 4  # elements that pair loads may touch behind the last row
+PLANE_SLACK = 8  # elements behind the last row that the last sums of a row may touch
 
 
 def band_rows(rows: int, row_bytes: int, fixed_bytes: int) -> int:
@@ -37,9 +38,13 @@ def band_rows(rows: int, row_bytes: int, fixed_bytes: int) -> int:
     return max(1, min(rows, (BAND_BYTES - fixed_bytes) // row_bytes))
 
 
-def tap_bytes(kernel: tuple[int, ...]) -> int:
-    """One channel's kernel, int16, rows padded to pairs."""
-    return 4 * kernel[0] * (-(-kernel[1] // 2))
+def even(n: int) -> int:
+    return n + n % 2
+
+
+def tap_bytes(kernel_h: int, kernel_w: int, lead: int = 0) -> int:
+    """One channel's kernel, int16, packed for sums that begin at even and at odd columns."""
+    return 8 * kernel_h * ((kernel_w + lead) // 2 + 1)
 
 
 class DepthwiseConv2d(OpDefinition):
@@ -51,6 +56,8 @@ class DepthwiseConv2d(OpDefinition):
         channels, kh, kw = w.shape
         expect(len(x.shape) == 3 and x.dtype == "int8", f"input '{x.name}' is not int8[H,W,C]")
         expect(channels == x.shape[2], f"weight has {channels} channels, '{x.name}' has {x.shape[2]}")
+        expect(kw <= MAX_KERNEL, f"kernel width {kw} is above {MAX_KERNEL}, the widest the kernels take")
+        expect(op.attrs["stride"] <= MAX_STRIDE, f"stride {op.attrs['stride']} is above {MAX_STRIDE}")
         check_window(op, (kh, kw), x.shape[:2], y.shape[:2])
         expect_tensor(y, "int8", (*y.shape[:2], channels))
         expect_tensor(op.inputs["b"], "int32", (channels,))
@@ -85,10 +92,10 @@ class DepthwiseConv2d(OpDefinition):
     def scratch_bytes(self, op: Op) -> int:
         """int32 sums of a band, packed taps, and the plane of the band."""
         (height, width, _), (_, kh, kw), stride = op.outputs["y"].shape, op.inputs["w"].shape, op.attrs["stride"]
-        pitch = max((width - 1) * stride + kw, op.attrs["pad"][1] + op.inputs["x"].shape[1])
+        pitch = even(max((width - 1) * stride + kw, op.attrs["pad"][1] + op.inputs["x"].shape[1]))
         band = band_rows(height, 4 * width + 2 * stride * pitch, 2 * max(kh - stride, 0) * pitch)
         plane = 2 * (((band - 1) * stride + kh) * pitch + PLANE_SLACK)
-        return 4 * band * width + tap_bytes((kh, kw)) + plane
+        return 4 * band * width + tap_bytes(kh, kw) + plane
 
     def in_place(self, op: Op) -> list[tuple[str, str]]:
         """A band's input rows are read before its output rows are written; these lie above them if y is no wider."""
@@ -126,7 +133,7 @@ class DepthwiseGradInput(GradientOp):
             (pad + size - 1) // stride - pad // stride + 1 + (k - 1) // stride
             for size, k, pad in zip(out.shape[:2], kernel, op.attrs["pad"][:2], strict=True)
         )
-        return 4 * out.shape[0] * out.shape[1] + tap_bytes(kernel) + 2 * (height * width + PLANE_SLACK)
+        return 4 * out.shape[0] * out.shape[1] + tap_bytes(*kernel, lead=1) + 2 * (height * even(width) + PLANE_SLACK)
 
     def in_place(self, op: Op) -> list[tuple[str, str]]:
         return [("out0", f"skip{i}") for i in range(len(skips(op)))] or [("out0", "g")]
@@ -159,11 +166,11 @@ class DepthwiseGradWeight(ParameterGradient):
     def scratch_bytes(self, op: Op) -> int:
         """int32 sums of one channel, and the planes of a band: g, and x with its columns dealt out by the stride."""
         (height, width, _), (kh, kw), stride = op.inputs["g"].shape, op.attrs["kernel"], op.attrs["stride"]
-        columns = width + width % 2
-        sub_pitch = max(columns + (kw - 1) // stride, (op.attrs["pad"][1] + op.inputs["x"].shape[1] - 1) // stride + 1)
-        pitch = stride * sub_pitch
-        band = band_rows(height, 2 * columns + 2 * stride * pitch, 2 * max(kh - stride, 0) * pitch)
-        return 4 * kh * kw + 2 * (band * columns + ((band - 1) * stride + kh) * pitch)
+        words = width // 2 + 1
+        reach = (op.attrs["pad"][1] + op.inputs["x"].shape[1] - 1) // stride + 1
+        pitch = stride * even(max(2 * (words + (kw - 1) // stride // 2), reach))
+        band = band_rows(height, 8 * words + 2 * stride * pitch, 2 * max(kh - stride, 0) * pitch)
+        return 4 * kh * kw + 8 * band * words + 2 * ((band - 1) * stride + kh) * pitch
 
     def macs(self, op: Op) -> int:
         rows, kh, kw = self.gradient_shape(op)
