@@ -160,8 +160,23 @@ class Graph:
 
     def copy(self) -> Graph:
         """A deep copy that shares the (never written) arrays of constants and parameters."""
-        memo: dict[int, Any] = {id(t.data): t.data for t in self.tensors.values() if t.data is not None}
-        return copy.deepcopy(self, memo)
+        twins: dict[int, Tensor] = {}
+
+        def twin(t: Tensor) -> Tensor:
+            if id(t) not in twins:
+                twins[id(t)] = new = copy.copy(t)
+                new.aliases = t.aliases and twin(t.aliases)
+                new.rows_of = t.rows_of and twin(t.rows_of)
+            return twins[id(t)]
+
+        def copied(op: Op) -> Op:
+            inputs, outputs = ({role: twin(t) for role, t in part.items()} for part in (op.inputs, op.outputs))
+            return Op(op.kind, op.name, inputs, outputs, dict(op.attrs))
+
+        other = copy.copy(self)
+        other.tensors = {name: twin(t) for name, t in self.tensors.items()}
+        other.ops = [copied(op) for op in self.ops]
+        return other
 
     def sweep(self) -> Graph:
         """Forget tensors that no op mentions any more (in place)."""

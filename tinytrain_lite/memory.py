@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tinytrain_lite.errors import GraphError
 from tinytrain_lite.graph import Graph, Tensor
 from tinytrain_lite.ops.base import definition
@@ -174,10 +176,10 @@ def check_plan(graph: Graph, plan: Plan) -> None:
     it was written as. An in-place output may take over its own input's bytes, and nobody else's. A view is its whole.
     Raises GraphError naming the op and both tensors.
     """
-    owner: list[str | None] = [None] * plan.arena_bytes
+    owners = _Owners(plan.arena_bytes)
     for t in graph.by_role("input"):
         if t.name in plan._home:
-            _claim(owner, plan.offset(t), t.nbytes, t.name)
+            owners.claim(plan.offset(t), t.nbytes, t.name)
     for i, op in enumerate(graph.ops):
         allowed = {(o, s) for o, s in definition(op.kind).in_place(op)}
         scratch = definition(op.kind).scratch_bytes(op)
@@ -186,8 +188,7 @@ def check_plan(graph: Graph, plan: Plan) -> None:
             if t.role not in ("value", "input"):
                 continue
             start = plan.offset(t)
-            strangers = set(owner[start : start + t.nbytes]) - {_whole(t).name}
-            if strangers:
+            if strangers := owners.strangers(start, t.nbytes, _whole(t).name):
                 raise GraphError(
                     f"memory plan: op '{op.name}' ({op.kind}) reads {role}='{t.name}', overwritten by {strangers}"
                 )
@@ -199,19 +200,35 @@ def check_plan(graph: Graph, plan: Plan) -> None:
             if scratch and _intersect(start, t.nbytes, plan.scratch_offset(i), scratch):
                 raise GraphError(f"memory plan: scratch of op '{op.name}' ({op.kind}) lies over its input '{t.name}'")
         if scratch:
-            _claim(owner, plan.scratch_offset(i), scratch, f"scratch of {op.name}")
+            owners.claim(plan.scratch_offset(i), scratch, f"scratch of {op.name}")
         for _, t in during:
             if scratch and _intersect(plan.offset(t), t.nbytes, plan.scratch_offset(i), scratch):
                 raise GraphError(f"memory plan: scratch of op '{op.name}' ({op.kind}) lies over its output '{t.name}'")
-            _claim(owner, plan.offset(t), t.nbytes, _whole(t).name)
+            owners.claim(plan.offset(t), t.nbytes, _whole(t).name)
+
+
+class _Owners:
+    """Who wrote each byte of the arena last."""
+
+    def __init__(self, arena_bytes: int):
+        self.owner = np.zeros(arena_bytes, np.int32)  # indices into `names`
+        self.names: list[str | None] = [None]
+        self.index: dict[str, int] = {}
+
+    def claim(self, start: int, size: int, name: str) -> None:
+        if name not in self.index:
+            self.index[name] = len(self.names)
+            self.names.append(name)
+        self.owner[start : start + size] = self.index[name]
+
+    def strangers(self, start: int, size: int, name: str) -> set[str | None]:
+        """Owners of these bytes other than `name`; None for a byte that nobody has written."""
+        held = self.owner[start : start + size]
+        return {self.names[i] for i in np.unique(held[held != self.index.get(name)])}
 
 
 def _whole(t: Tensor) -> Tensor:
     return t if t.rows_of is None else t.rows_of
-
-
-def _claim(owner: list[str | None], start: int, size: int, name: str) -> None:
-    owner[start : start + size] = [name] * size
 
 
 def _intersect(a: int, a_size: int, b: int, b_size: int) -> bool:

@@ -41,7 +41,7 @@ def frontier_features(network: Network, data: Dataset, directory: Path | None = 
     missing = [name for name in names if name not in known]
     if missing:
         parts: dict[str, list[np.ndarray]] = {name: [] for name in missing}
-        for start in range(0, len(pixels), BATCH):
+        for start in range(0, max(len(pixels), 1), BATCH):  # an empty part has empty features
             batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH]))
             for name, value in network.evaluate({image: batch}, missing).items():
                 parts[name].append(value.numpy())

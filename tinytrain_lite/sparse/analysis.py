@@ -1,0 +1,175 @@
+"""Contribution analysis: what each bias and each slice of a weight adds to the accuracy after training.
+
+Paper section 3.2 and figure 5. Every entry is one training run from the same start, on the same images in the same order:
+
+    bias   k      the last k biases learn (and the head)
+    weight i, r   fraction r of the input channels of weight i learns, and every bias from layer i on (and the head)
+
+    gain of bias k       = accuracy(bias k) - accuracy(bias 1)        bias 1 is the head alone
+    gain of weight i, r  = accuracy(weight i, r) - accuracy(the same biases without the weight)
+
+The search assumes, as the paper does, that gains add up. Accuracies are counted on validation images, never on test
+images. Layers in front of the first one that learns are computed once and kept (train/features.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from tinytrain_lite.errors import TinyTrainError, UnsupportedError
+from tinytrain_lite.files import write_text
+from tinytrain_lite.graph import Graph
+from tinytrain_lite.sparse.scheme import UpdateScheme
+from tinytrain_lite.train.datasets import Split
+from tinytrain_lite.train.trainer import Recipe, train
+
+__all__ = ["RATIOS", "Analysis", "AnalysisError", "Entry", "analyze", "entries_of"]
+
+FORMAT = 1  # of the JSON file
+RATIOS = (0.125, 0.25, 0.5, 1.0)
+HEAD = {-1: 1.0}
+
+
+class AnalysisError(TinyTrainError):
+    """An analysis file that cannot be read, or that answers another question."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing to measure: the last `biases` biases, and perhaps a fraction `ratio` of the weight of `layer`."""
+
+    biases: int
+    layer: str | None = None
+    ratio: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return f"bias {self.biases}" if self.layer is None else f"weight {self.layer} {self.ratio:g}"
+
+    def scheme(self) -> UpdateScheme:
+        weights: dict[str | int, float] = dict(HEAD) if self.layer is None else {self.layer: self.ratio, **HEAD}
+        return UpdateScheme(self.key, self.biases, weights)
+
+
+@dataclass
+class Analysis:
+    """What was measured, and where. `accuracy`: entry key -> 0..1, or None for a run that diverged or died.
+
+    layers: every layer with a weight, in forward order, the head last.  images: validation images counted on.
+    """
+
+    model: str
+    data: str
+    layers: list[str]
+    images: int
+    recipe: dict[str, Any]
+    accuracy: dict[str, float | None] = field(default_factory=dict)
+
+    # ---- gains ------------------------------------------------------------------------------
+    def bias_gain(self, biases: int) -> float | None:
+        """Accuracy that the last `biases` biases add to the head alone; None if that is not known."""
+        return self._difference(Entry(biases), Entry(1))
+
+    def weight_gain(self, layer: str, ratio: float) -> float | None:
+        """Accuracy that a slice of a weight adds to the biases from its layer on; None if that is not known."""
+        biases = len(self.layers) - self.layers.index(layer)
+        return self._difference(Entry(biases, layer, ratio), Entry(biases))
+
+    def _difference(self, entry: Entry, baseline: Entry) -> float | None:
+        a, b = self.accuracy.get(entry.key), self.accuracy.get(baseline.key)
+        return None if a is None or b is None else a - b
+
+    @property
+    def standard_error(self) -> float:
+        """Of one accuracy, from the number of images alone: a gain below it means little."""
+        known = [a for a in self.accuracy.values() if a is not None]
+        mean = sum(known) / len(known) if known else 0.5
+        return math.sqrt(mean * (1 - mean) / self.images)
+
+    # ---- file -------------------------------------------------------------------------------
+    def save(self, path: Path) -> None:
+        write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Analysis:
+        """Raises AnalysisError if the file is missing or is not an analysis."""
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            if content.pop("format") != FORMAT:
+                raise AnalysisError(f"{path}: this version reads format {FORMAT}; run `tinytrain analyze` again")
+            return cls(**content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AnalysisError(f"{path} is not a file of `tinytrain analyze`: {error}") from None
+
+
+def entries_of(graph: Graph, depth: int | None = None) -> list[Entry]:
+    """Everything to measure: `bias k` for all k, and the weights of the last `depth` layers (all by default).
+
+    The head learns in every entry, so it has none of its own. Of ratios that select equally many channels only the
+    smallest is kept. Raises UnsupportedError if the network has fewer layers than `depth`.
+    """
+    ops = [op for op in graph if "w" in op.inputs]
+    depth = len(ops) if depth is None else depth
+    if not 1 <= depth <= len(ops):
+        raise UnsupportedError(f"{graph.name}: has {len(ops)} layers; weights of the last {depth} cannot be analysed")
+    entries = [Entry(k) for k in range(1, len(ops) + 1)]
+    for i, op in enumerate(ops[len(ops) - depth : -1], len(ops) - depth):
+        channels = op.inputs["w"].shape[-1 if op.kind == "conv2d" else 0]  # depthwise: one filter a channel
+        smallest = {max(1, round(channels * ratio)): ratio for ratio in reversed(RATIOS)}
+        entries += [Entry(len(ops) - i, op.name, ratio) for ratio in sorted(smallest.values())]
+    return entries
+
+
+def analyze(
+    graph: Graph, data: Split, recipe: Recipe, path: Path, depth: int | None = None, jobs: int = 1,
+    cache: Path | None = None, progress: Callable[[int, int], None] | None = None,
+) -> Analysis:  # fmt: skip
+    """Measure every entry that `path` does not hold yet, and write the file after each.
+
+    data.train is learned from, data.validation counted on; data.test is not looked at.  depth: see `entries_of`.
+    jobs: joblib's n_jobs; `with joblib.parallel_config("dask")` around the call moves the work to a cluster.
+    progress: called with (entries measured, entries in all).
+    Raises AnalysisError if `path` holds an analysis made with other settings.
+    """
+    layers = [op.name for op in graph if "w" in op.inputs]
+    settings = {k: v for k, v in asdict(recipe).items() if k != "curve"}
+    result = Analysis(graph.name, data.train.name, layers, len(data.validation), settings)
+    if path.exists():
+        known = Analysis.load(path)
+        if replace(known, accuracy={}) != result:
+            raise AnalysisError(f"{path} was measured with another model, data set or recipe; choose another file")
+        result = known
+    entries = entries_of(graph, depth)
+    missing = [entry for entry in entries if entry.key not in result.accuracy]
+    done = len(entries) - len(missing)
+    unseen = replace(data, test=data.test.take(np.arange(0)))
+    for key, accuracy in _measure_all(graph, unseen, recipe, missing, jobs, cache):
+        result.accuracy[key] = accuracy
+        result.save(path)
+        done += 1
+        if progress:
+            progress(done, len(entries))
+    return result
+
+
+def _measure_all(
+    graph: Graph, data: Split, recipe: Recipe, entries: list[Entry], jobs: int, cache: Path | None
+) -> Iterator[tuple[str, float | None]]:
+    work = joblib.delayed(_measure)
+    calls = (work(graph, data, recipe, entry, cache) for entry in entries)
+    yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
+
+
+def _measure(
+    graph: Graph, data: Split, recipe: Recipe, entry: Entry, cache: Path | None
+) -> tuple[str, float | None]:
+    record = train(graph, entry.scheme(), data, recipe, cache)
+    return entry.key, record.final("validation") if record.status == "ok" else None
