@@ -54,6 +54,9 @@ TT_INLINE int32_t tt_smlad(uint32_t a, uint32_t b, int32_t sum) {
           : "=r"(a), "=r"(b)                \
           : "r"(words), "i"(4 * (i)), "m"(*(const struct { uint32_t all[64]; } *)(words)))
 
+/* What comes before and after stays apart. Left alone, clang interleaves unrolled rows and runs out of registers. */
+#define TT_KEEP_ORDER(a, b, c, d, e, f) __asm__("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d), "+r"(e), "+r"(f))
+
 /* SXTAB16: halves of `base` plus bytes 0 and 2, sign-extended; bytes 1 and 3 after tt_ror8. */
 TT_INLINE uint32_t tt_sxtab16(uint32_t base, uint32_t bytes) {
   return (uint32_t)__sxtab16((int16x2_t)base, (int8x4_t)bytes);
@@ -72,6 +75,7 @@ TT_INLINE int32_t tt_rint(float value) {
 #else
 
 #define TT_LOAD_PAIR(a, b, words, i) ((a) = (words)[i], (b) = (words)[(i) + 1])
+#define TT_KEEP_ORDER(a, b, c, d, e, f) ((void)0)
 
 /* The sum wraps as the instruction does; the compiler has proved that it need not. */
 TT_INLINE int32_t tt_smlad(uint32_t a, uint32_t b, int32_t sum) {

@@ -115,34 +115,43 @@ void tt_writer_put(tt_writer *writer, float value, uint32_t index, uint32_t chan
   }
 }
 
-/* The common case: no skip, one sink, at most one mask. A power of two may join the multiplier: exact. */
-static void put_plain(tt_writer *writer, const uint8_t *mask, const int32_t *sums, uint32_t index, uint32_t channel,
-                      uint32_t count) {
+/* The common case: no skip, one sink, at most one mask. A power of two may join the multiplier: exact. Where channels
+ * come in eights, a channel's bit has the same place in every byte. */
+typedef enum { NO_MASK, MASK_OF_BYTES, ANY_MASK } mask_kind;
+
+TT_INLINE void put_plain(tt_writer *writer, const uint8_t *mask, const int32_t *sums, uint32_t index, uint32_t channel,
+                         uint32_t count, mask_kind kind) {
   const tt_sink *sink = writer->epilogue->sinks;
   float factor = writer->scale * writer->sink_scale[0], seen = writer->seen[0], limit = (float)sink->limit;
   if (sink->multiplier) factor *= sink->multiplier[channel];
+  uint32_t channels = writer->channels, bit = 1u << (channel & 7);
+  const uint8_t *byte = mask + index / 8;
   int16_t *out = sink->mantissa + index;
-  for (; count; count--, sums++, out += writer->channels, index += writer->channels) {
-    if (mask && !tt_mask_bit(mask, index)) {
-      *out = 0;
-      continue;
+  for (; count; count--, sums++, out += channels, byte += channels / 8, index += channels) {
+    int16_t mantissa = 0;
+    if (kind == NO_MASK || (kind == MASK_OF_BYTES ? (*byte & bit) != 0 : tt_mask_bit(mask, index))) {
+      float scaled = (float)*sums * factor;
+      seen = tt_max(seen, __builtin_fabsf(scaled));
+      mantissa = (int16_t)tt_rint(tt_clampf(scaled, limit));
     }
-    float scaled = (float)*sums * factor;
-    seen = tt_max(seen, __builtin_fabsf(scaled));
-    *out = (int16_t)tt_rint(tt_clampf(scaled, limit));
+    *out = mantissa;
   }
   writer->seen[0] = seen;
 }
 
-void tt_writer_positions(tt_writer *writer, const int32_t *sums, uint32_t position, uint32_t channel, uint32_t count) {
+TT_ITCM void tt_writer_positions(tt_writer *writer, const int32_t *sums, uint32_t position, uint32_t channel,
+                                 uint32_t count) {
   const tt_epilogue *epilogue = writer->epilogue;
   const uint8_t *mask = epilogue->mask, *sink_mask = epilogue->sinks[0].mask;
   uint32_t index = position * writer->channels + channel;
-  if (epilogue->skip_count == 0 && epilogue->sink_count == 1 && !(mask && sink_mask)) {
-    put_plain(writer, mask ? mask : sink_mask, sums, index, channel, count);
+  if (epilogue->skip_count || epilogue->sink_count > 1 || (mask && sink_mask)) {
+    for (; count; count--, index += writer->channels) tt_writer_put(writer, (float)*sums++, index, channel);
     return;
   }
-  for (; count; count--, index += writer->channels) tt_writer_put(writer, (float)*sums++, index, channel);
+  if (sink_mask) mask = sink_mask;
+  if (!mask) put_plain(writer, mask, sums, index, channel, count, NO_MASK);
+  else if (writer->channels % 8 == 0) put_plain(writer, mask, sums, index, channel, count, MASK_OF_BYTES);
+  else put_plain(writer, mask, sums, index, channel, count, ANY_MASK);
 }
 
 void tt_grad_map(uint32_t count, uint32_t channels, const tt_epilogue *epilogue) {

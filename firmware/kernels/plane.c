@@ -2,20 +2,31 @@
 #include "plane.h"
 #include "tt_attributes.h"
 
-int32_t tt_pack_taps(const int8_t *w, int32_t row_step, int32_t step, uint32_t kernel_h, uint32_t kernel_w,
-                     uint32_t lead, uint32_t *taps) {
+TT_ITCM int32_t tt_pack_taps(const int8_t *w, int32_t row_step, int32_t step, uint32_t kernel_h, uint32_t kernel_w,
+                             uint32_t lead, uint32_t *taps) {
   int32_t sum = 0;
   for (uint32_t i = 0; i < kernel_h; i++, w += row_step) {
-    uint32_t before = 0, last = 0; /* the two taps before the next, the nearer one in `last` */
-    for (uint32_t j = 0; j < 2 * tt_tap_pairs(kernel_w, lead); j++) {
-      int32_t tap = j >= lead && j < kernel_w + lead ? w[(int32_t)(j - lead) * step] : 0;
-      sum += tap;
-      if (j & 1) {
-        *taps++ = tt_pack_bottoms(last, (uint32_t)tap);
-        *taps++ = tt_pack_bottoms(before, last);
-      }
-      before = last;
-      last = (uint32_t)tap;
+    const int8_t *tap = w;
+    uint32_t before = 0, left = kernel_w; /* `before`: the tap in front of the next pair */
+    if (lead) {
+      before = left ? (uint32_t)*tap : 0;
+      sum += (int32_t)before;
+      *taps++ = before << 16;
+      *taps++ = 0;
+      if (left) left--, tap += step;
+    }
+    for (; left >= 2; left -= 2, tap += 2 * step) {
+      int32_t first = tap[0], second = tap[step];
+      sum += first + second;
+      *taps++ = tt_pack_bottoms((uint32_t)first, (uint32_t)second);
+      *taps++ = tt_pack_bottoms(before, (uint32_t)first);
+      before = (uint32_t)second;
+    }
+    if (left || (kernel_w + lead) % 2 == 0) {
+      int32_t last = left ? *tap : 0;
+      sum += last;
+      *taps++ = (uint32_t)last & 0xFFFF;
+      *taps++ = tt_pack_bottoms(before, (uint32_t)last);
     }
   }
   return sum;
@@ -66,43 +77,56 @@ TT_INLINE void row_stride2(const int16_t *x, const uint32_t *taps, uint32_t pair
     for (uint32_t k = 0; k < 4; k++) sums[k] = tt_smlad(taps[2 * j], tt_load32(x + 2 * (j + k)), sums[k]);
 }
 
-/* `pairs` and `stride` are compile-time constants in the copies that matter. */
-TT_INLINE void correlate(const tt_correlation *c, uint32_t pairs, uint32_t stride) {
+/* All but `c` are compile-time constants in the copies that matter. */
+TT_INLINE void correlate(const tt_correlation *c, uint32_t kernel_h, uint32_t pairs, uint32_t stride, uint32_t step) {
   const int16_t *row = c->plane;
-  int32_t *sums = c->sums, start = c->start;
-  uint32_t step = c->sums_step, pitch = c->pitch;
-  const uint32_t *end = c->taps + 2 * pairs * c->kernel_h;
-  for (uint32_t r = 0; r < c->rows; r++, row += stride * pitch, sums += c->sums_pitch) {
+  int32_t *sums = c->sums;
+  for (uint32_t r = c->rows; r; r--, row += stride * c->pitch, sums += c->sums_pitch) {
     const int16_t *window = row;
     int32_t *sum = sums;
     for (int32_t left = (int32_t)c->columns; left > 0; left -= 4, window += 4 * stride, sum += 4 * step) {
       const int16_t *element = window;
-      int32_t four[4] = {start, start, start, start};
-      for (const uint32_t *taps = c->taps; taps != end; taps += 2 * pairs, element += pitch) {
+      const uint32_t *taps = c->taps;
+      int32_t four[4] = {c->start, c->start, c->start, c->start};
+      for (uint32_t i = 0; i < kernel_h; i++, taps += 2 * pairs, element += c->pitch) {
         if (stride == 1) row_stride1(element, taps, pairs, four);
         else row_stride2(element, taps, pairs, four);
+        TT_KEEP_ORDER(element, taps, four[0], four[1], four[2], four[3]);
       }
       sum[0] = four[0];
-      if (left > 1) sum[step] = four[1];
-      if (left > 2) sum[2 * step] = four[2];
-      if (left > 3) sum[3 * step] = four[3];
+      if (left >= 4) {
+        sum[step] = four[1], sum[2 * step] = four[2], sum[3 * step] = four[3];
+      } else {
+        if (left > 1) sum[step] = four[1];
+        if (left > 2) sum[2 * step] = four[2];
+      }
     }
   }
 }
 
-TT_ITCM static void correlate_1_1(const tt_correlation *c) { correlate(c, 1, 1); }
-TT_ITCM static void correlate_2_1(const tt_correlation *c) { correlate(c, 2, 1); }
-TT_ITCM static void correlate_3_1(const tt_correlation *c) { correlate(c, 3, 1); }
-TT_ITCM static void correlate_4_1(const tt_correlation *c) { correlate(c, 4, 1); }
-TT_ITCM static void correlate_1_2(const tt_correlation *c) { correlate(c, 1, 2); }
-TT_ITCM static void correlate_2_2(const tt_correlation *c) { correlate(c, 2, 2); }
-TT_ITCM static void correlate_3_2(const tt_correlation *c) { correlate(c, 3, 2); }
-TT_ITCM static void correlate_4_2(const tt_correlation *c) { correlate(c, 4, 2); }
+#define VARIANT(name, kernel_h, pairs, stride, step) \
+  TT_ITCM static void name(const tt_correlation *c) { correlate(c, kernel_h, pairs, stride, step); }
+VARIANT(correlate_3x3, 3, 2, 1, 1)
+VARIANT(correlate_5x5, 5, 3, 1, 1)
+VARIANT(correlate_7x7, 7, 4, 1, 1)
+VARIANT(correlate_3x3_stride2, 3, 2, 2, 1)
+VARIANT(correlate_5x5_stride2, 5, 3, 2, 1)
+VARIANT(correlate_7x7_stride2, 7, 4, 2, 1)
+VARIANT(correlate_wide1, c->kernel_h, 1, 1, c->sums_step)
+VARIANT(correlate_wide3, c->kernel_h, 2, 1, c->sums_step)
+VARIANT(correlate_wide5, c->kernel_h, 3, 1, c->sums_step)
+VARIANT(correlate_wide7, c->kernel_h, 4, 1, c->sums_step)
+VARIANT(correlate_any_stride2, c->kernel_h, c->tap_pairs, 2, c->sums_step)
 
 void tt_correlate(const tt_correlation *c) {
-  static void (*const variants[2][4])(const tt_correlation *) = {
-      {correlate_1_1, correlate_2_1, correlate_3_1, correlate_4_1},
-      {correlate_1_2, correlate_2_2, correlate_3_2, correlate_4_2},
+  static void (*const square[2][3])(const tt_correlation *) = {
+      {correlate_3x3, correlate_5x5, correlate_7x7},
+      {correlate_3x3_stride2, correlate_5x5_stride2, correlate_7x7_stride2},
   };
-  variants[c->stride - 1][c->tap_pairs - 1](c);
+  static void (*const wide[4])(const tt_correlation *) = {correlate_wide1, correlate_wide3, correlate_wide5,
+                                                          correlate_wide7};
+  int is_square = c->kernel_h > 1 && c->kernel_h == 2 * c->tap_pairs - 1 && c->sums_step == 1;
+  if (is_square) square[c->stride - 1][c->tap_pairs - 2](c);
+  else if (c->stride == 1) wide[c->tap_pairs - 1](c);
+  else correlate_any_stride2(c);
 }
