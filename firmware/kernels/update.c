@@ -8,6 +8,7 @@
  * Weights saturate at +-127, biases at +-(2^30 - 1); no step of the integer arithmetic can overflow.
  */
 #include "update.h"
+#include "tt_attributes.h"
 
 enum { WEIGHT_BOUND = 127, BIAS_BOUND = (1 << 30) - 1 };
 static const float DELTA_BOUND = 0x1p30f; /* a larger delta is clipped before it becomes an integer */
@@ -25,18 +26,19 @@ TT_INLINE int32_t clamp(int32_t value, int32_t bound) {
   return value > bound ? bound : value < -bound ? -bound : value;
 }
 
-TT_INLINE int32_t updated(const tt_update *update, int32_t value, float delta, int32_t bound, uint32_t trained) {
+/* The new value of one parameter; `rounding` is a compile-time constant. */
+TT_INLINE int32_t updated(int32_t value, float delta, int8_t *fraction, int32_t bound, uint8_t rounding, uint32_t seed,
+                          uint32_t trained) {
   delta = tt_clampf(delta, DELTA_BOUND);
-  switch (update->rounding) {
+  switch (rounding) {
   case TT_FRACTION8: {
-    int32_t total = update->fraction[trained] - tt_rint(delta);
-    int32_t carry = (total + 128) >> 8;
-    int32_t result = clamp(value + carry, bound);
-    update->fraction[trained] = (int8_t)(result == value + carry ? total - carry * 256 : 0);
+    int32_t total = *fraction - tt_rint(delta), moved = value + ((total + 128) >> 8);
+    int32_t result = clamp(moved, bound);
+    *fraction = (int8_t)(result == moved ? total : 0); /* the low byte is what the carry leaves */
     return result;
   }
   case TT_STOCHASTIC:
-    return clamp(value - (int32_t)__builtin_floorf(delta + random_unit(trained, update->seed)), bound);
+    return clamp(value - (int32_t)__builtin_floorf(delta + random_unit(trained, seed)), bound);
   case TT_NEAREST:
     return clamp(value - tt_rint(delta), bound);
   default: /* TT_TRUNCATE; the difference may reach 2^31 */
@@ -44,17 +46,26 @@ TT_INLINE int32_t updated(const tt_update *update, int32_t value, float delta, i
   }
 }
 
-void tt_update_run(const tt_update *update, const int32_t *sums, uint32_t count, float factor, uint32_t position,
-                   uint32_t trained) {
-  for (uint32_t n = 0; n < count; n++) {
-    float delta = (float)sums[n] * factor;
-    if (update->weight) {
-      int8_t *weight = update->weight + position + n;
-      *weight = (int8_t)updated(update, *weight, delta, WEIGHT_BOUND, trained + n);
-    } else {
-      int32_t *bias = update->bias + position + n;
-      *bias = updated(update, *bias, delta, BIAS_BOUND, trained + n);
-    }
+TT_INLINE void update_run(const tt_update *update, const int32_t *sums, uint32_t count, float factor, uint32_t position,
+                          uint32_t trained, uint8_t rounding) {
+  int8_t *weight = update->weight + position, *fraction = update->fraction + trained;
+  int32_t *bias = update->bias + position;
+  uint32_t seed = update->seed;
+  if (update->weight)
+    for (; count; count--, weight++, fraction++, trained++)
+      *weight = (int8_t)updated(*weight, (float)*sums++ * factor, fraction, WEIGHT_BOUND, rounding, seed, trained);
+  else
+    for (; count; count--, bias++, fraction++, trained++)
+      *bias = updated(*bias, (float)*sums++ * factor, fraction, BIAS_BOUND, rounding, seed, trained);
+}
+
+TT_ITCM void tt_update_run(const tt_update *update, const int32_t *sums, uint32_t count, float factor,
+                           uint32_t position, uint32_t trained) {
+  switch (update->rounding) {
+  case TT_FRACTION8: update_run(update, sums, count, factor, position, trained, TT_FRACTION8); break;
+  case TT_STOCHASTIC: update_run(update, sums, count, factor, position, trained, TT_STOCHASTIC); break;
+  case TT_NEAREST: update_run(update, sums, count, factor, position, trained, TT_NEAREST); break;
+  default: update_run(update, sums, count, factor, position, trained, TT_TRUNCATE); break;
   }
 }
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tinytrain_lite.reference import Machine
 
 POSITIONS = 4  # windows that tt_conv2d expands to int16 at a time
+PANEL_BYTES, COLUMNS = 2048, 16  # tt_conv2d_grad_weight: aim of its panels of x, and input channels at most
 
 
 def weight_shape(op: Op) -> tuple[int, int, int, int]:
@@ -170,9 +171,10 @@ class Conv2dGradWeight(ParameterGradient):
         )  # fmt: skip
 
     def scratch_bytes(self, op: Op) -> int:
-        """A panel of two input channels at every position, int16, positions in pairs."""
+        """Panels of int16, positions in pairs: two output channels of g, and some input channels of x."""
         height, width, _ = op.inputs["g"].shape
-        return 8 * (-(-height * width // 2))
+        half = -(-height * width // 2)
+        return 8 * half * (1 + min(max(PANEL_BYTES // (8 * half), 1), COLUMNS // 2))
 
     def macs(self, op: Op) -> int:
         kh, kw = op.attrs["kernel"]
