@@ -1,8 +1,8 @@
 /* Requests: checks all of a frame before it acts on any of it.
  *
  * The bytes of a frame are dropped where they belong as they arrive: header and arguments into small
- * arrays, the image straight into the model's input tensor. That tensor is scratch, not state, so a
- * frame that turns out to be damaged has changed nothing that matters. The end of the frame is known
+ * arrays, the image (or the bytes of WRITE_PARAMS) into the model's input tensor. That tensor is scratch, not
+ * state, so a frame that turns out to be damaged has changed nothing that matters. The end of the frame is known
  * only at its delimiter; the CRC runs over its own four bytes too and must then equal a constant.
  */
 #include "tt_protocol.h"
@@ -12,6 +12,7 @@
 #include "tt_frame.h"
 #include "tt_model.h"
 #include "tt_port.h"
+#include "tt_storage.h"
 
 enum { HEADER = 4, CRC = 4, ARGUMENTS_MAX = 8 };
 
@@ -161,18 +162,47 @@ static tt_error param_info(void) {
   return TT_OK;
 }
 
-static tt_error read_params(void) {
+/* The `*count` bytes of a parameter that the arguments name, or a null pointer if they reach beyond its end. */
+static uint8_t *addressed_bytes(uint16_t *count) {
   const uint16_t index = u16_at(frame.arguments);
   const uint32_t offset = u32_at(frame.arguments + 2);
-  const uint16_t count = u16_at(frame.arguments + 6);
-  if (index >= tt_the_model.param_count) return TT_ERROR_RANGE;
+  *count = u16_at(frame.arguments + 6);
+  if (index >= tt_the_model.param_count) return 0;
   const tt_param *param = &tt_the_model.params[index];
-  if (offset > param->bytes || count > param->bytes - offset) return TT_ERROR_RANGE;
+  if (offset > param->bytes || *count > param->bytes - offset) return 0;
+  return (uint8_t *)param->data + offset;
+}
+
+static tt_error read_params(void) {
+  uint16_t count;
+  const uint8_t *from = addressed_bytes(&count);
+  if (from == 0) return TT_ERROR_RANGE;
   open_reply();
-  tt_frame_put((const uint8_t *)param->data + offset, count);
+  tt_frame_put(from, count);
   tt_frame_close();
   return TT_OK;
 }
+
+static tt_error write_params(void) {
+  uint16_t count;
+  uint8_t *to = addressed_bytes(&count);
+  if (to == 0) return TT_ERROR_RANGE;
+  __builtin_memcpy(to, tt_the_model.infer_input, count);
+  return empty_reply();
+}
+
+static tt_error stored(tt_error (*act)(uint32_t *)) {
+  uint32_t sequence;
+  const tt_error error = act(&sequence);
+  if (error != TT_OK) return error;
+  open_reply();
+  tt_frame_put_u32(sequence);
+  tt_frame_close();
+  return TT_OK;
+}
+
+static tt_error save(void) { return stored(tt_storage_save); }
+static tt_error load(void) { return stored(tt_storage_load); }
 
 static tt_error reset(void) {
   tt_the_model.reset();
@@ -182,22 +212,27 @@ static tt_error reset(void) {
 
 /* ---- from bytes to a request ---- */
 
+typedef enum { NOTHING, IMAGE, BYTES } tail; /* what follows the arguments; of BYTES, their last two are the number */
+
 typedef struct {
   tt_error (*handle)(void);
   uint8_t argument_bytes;
-  bool has_image;
+  tail tail;
 } request;
 
 static const request requests[TT_MESSAGE_END] = {
-    [TT_HELLO] = {hello, 0, false},
-    [TT_INFER] = {infer, 0, true},
-    [TT_TRAIN] = {train, 2, true},
-    [TT_EVALUATE] = {evaluate, 2, true},
-    [TT_LEARNING_RATE] = {set_learning_rate, 4, false},
-    [TT_STATS] = {report_stats, 0, false},
-    [TT_PARAM_INFO] = {param_info, 2, false},
-    [TT_READ_PARAMS] = {read_params, 8, false},
-    [TT_RESET] = {reset, 0, false},
+    [TT_HELLO] = {hello, 0, NOTHING},
+    [TT_INFER] = {infer, 0, IMAGE},
+    [TT_TRAIN] = {train, 2, IMAGE},
+    [TT_EVALUATE] = {evaluate, 2, IMAGE},
+    [TT_LEARNING_RATE] = {set_learning_rate, 4, NOTHING},
+    [TT_STATS] = {report_stats, 0, NOTHING},
+    [TT_PARAM_INFO] = {param_info, 2, NOTHING},
+    [TT_READ_PARAMS] = {read_params, 8, NOTHING},
+    [TT_RESET] = {reset, 0, NOTHING},
+    [TT_WRITE_PARAMS] = {write_params, 8, BYTES},
+    [TT_SAVE] = {save, 0, NOTHING},
+    [TT_LOAD] = {load, 0, NOTHING},
 };
 
 /* The request that the header names, or one without a handler. */
@@ -226,21 +261,29 @@ static void place(uint8_t byte) {
     return;
   }
   offset -= request->argument_bytes;
-  if (request->has_image && offset < image_bytes()) {
+  if (request->tail != NOTHING && offset < image_bytes()) {
     int8_t *image = request_type() == TT_TRAIN ? tt_the_model.train_input : tt_the_model.infer_input;
     image[offset] = (int8_t)byte;
   }
 }
 
+static uint32_t tail_bytes(const request *request) {
+  switch (request->tail) {
+    case IMAGE: return image_bytes();
+    case BYTES: return u16_at(frame.arguments + request->argument_bytes - 2);
+    default: return 0;
+  }
+}
+
 static tt_error act(bool broken) {
   const request *request = current_request();
-  const uint32_t bytes = HEADER + request->argument_bytes + (request->has_image ? image_bytes() : 0) + CRC;
+  const uint32_t bytes = HEADER + request->argument_bytes + tail_bytes(request) + CRC;
   if (frame.overrun) return TT_ERROR_OVERRUN;
   if (broken) return TT_ERROR_FRAMING;
   if (frame.count < HEADER + CRC || frame.crc != TT_CRC32_RESIDUE) return TT_ERROR_CRC;
   if (frame.header[0] != TT_PROTOCOL_VERSION) return TT_ERROR_VERSION;
   if (request->handle == 0) return TT_ERROR_TYPE;
-  if (frame.count != bytes) return TT_ERROR_LENGTH;
+  if (frame.count != bytes || tail_bytes(request) > image_bytes()) return TT_ERROR_LENGTH;
   return request->handle();
 }
 

@@ -59,6 +59,20 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """Sectors ``first .. first + count - 1`` of the flash: one of the two places that SAVE writes in turn."""
+
+    first: int
+    count: int
+    base: int
+    sector_bytes: int  # of each of them
+
+    @property
+    def region(self) -> Region:
+        return Region(f"slot at sector {self.first}", self.base, self.count * self.sector_bytes)
+
+
+@dataclass(frozen=True)
 class Pin:
     """A pin and its alternate function number, e.g. PD8 AF7."""
 
@@ -87,6 +101,8 @@ class Board:
     clock_hz: int
     memories: dict[str, Region]
     peripherals: dict[str, Region]
+    flash_sectors: tuple[int, ...]  # bytes of each
+    slots: tuple[Slot, ...]
     stack_bytes: int
     baud: int
     wiring: Wiring
@@ -99,6 +115,18 @@ class Board:
             if low.end != high.base:
                 raise BoardError(f"{self.chip}: {low.name} ends at {low.end:#x}, {high.name} begins at {high.base:#x}")
         return Region("ram", parts[0].base, parts[-1].end - parts[0].base)
+
+    @property
+    def boot(self) -> Region:
+        """Flash below the slots: the vector table."""
+        flash = self.memories["flash"]
+        return Region("boot", flash.base, self.slots[0].base - flash.base)
+
+    @property
+    def program(self) -> Region:
+        """Flash above the slots: code and constants."""
+        start = self.slots[-1].region.end
+        return Region("program", start, self.memories["flash"].end - start)
 
     def linker_script(self) -> str:
         return self._render(f"{self.chip}.ld.j2")
@@ -127,6 +155,9 @@ class Board:
             memories=self.memories,
             peripherals=self.peripherals,
             ram=self.ram,
+            boot=self.boot,
+            program=self.program,
+            slots=self.slots,
             stack_bytes=self.stack_bytes,
             baud=self.baud,
             wiring=self.wiring,
@@ -141,13 +172,24 @@ def load_board(name: str = DEFAULT_BOARD) -> Board:
         raise BoardError(f"unknown board {name!r}; choose one of {', '.join(facts['boards'])}")
     wiring = dict(facts["boards"][name])
     wiring.update(tx=Pin(**wiring["tx"]), rx=Pin(**wiring["rx"]))
+    memories = {key: Region(key, **value) for key, value in facts["memories"].items()}
+    sectors = tuple(facts["flash_sectors"])
     return Board(
         name=name,
         chip=facts["chip"],
         clock_hz=facts["clock_hz"],
-        memories={key: Region(key, **value) for key, value in facts["memories"].items()},
+        memories=memories,
+        flash_sectors=sectors,
+        slots=tuple(_slot(memories["flash"], sectors, **slot) for slot in facts["slots"]),
         peripherals={key: Region(key, **value) for key, value in facts["peripherals"].items()},
         stack_bytes=facts["stack_bytes"],
         baud=facts["baud"],
         wiring=Wiring(**wiring),
     )
+
+
+def _slot(flash: Region, sectors: tuple[int, ...], first: int, count: int) -> Slot:
+    sizes = set(sectors[first : first + count])
+    if len(sizes) != 1:
+        raise BoardError(f"the slot at sector {first} is made of sectors of different sizes: {sorted(sizes)}")
+    return Slot(first, count, flash.base + sum(sectors[:first]), sizes.pop())

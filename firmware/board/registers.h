@@ -49,6 +49,20 @@
 #define FLASH_ACR_LATENCY_MASK 15u
 #define FLASH_ACR_PRFTEN (1u << 8)
 #define FLASH_ACR_ARTEN (1u << 9)
+#define FLASH_KEYR TT_REGISTER(TT_FLASH_INTERFACE_BASE, 0x04u)
+#define FLASH_KEY1 0x45670123u
+#define FLASH_KEY2 0xCDEF89ABu
+#define FLASH_SR TT_REGISTER(TT_FLASH_INTERFACE_BASE, 0x0Cu)
+#define FLASH_SR_EOP (1u << 0)
+#define FLASH_SR_ERRORS (1u << 1 | 15u << 4) /* OPERR; WRPERR, PGAERR, PGPERR, ERSERR; all cleared by writing 1 */
+#define FLASH_SR_BSY (1u << 16)
+#define FLASH_CR TT_REGISTER(TT_FLASH_INTERFACE_BASE, 0x10u)
+#define FLASH_CR_PG (1u << 0)
+#define FLASH_CR_SER (1u << 1)
+#define FLASH_CR_SNB(sector) ((sector) << 3)
+#define FLASH_CR_PSIZE_X32 (2u << 8) /* words; needs 2.7 V to 3.6 V, and both boards supply 3.3 V */
+#define FLASH_CR_STRT (1u << 16)
+#define FLASH_CR_LOCK (1u << 31)
 
 /* GPIO (RM0385, "GPIO registers") */
 #define GPIO_MODER(port) TT_REGISTER(port, 0x00u)
@@ -95,6 +109,8 @@
 #define SCB_CPACR TT_REGISTER(TT_SCS_BASE, 0xD88u)
 #define SCB_CPACR_FPU_FULL (15u << 20)
 #define SCB_ICIALLU TT_REGISTER(TT_SCS_BASE, 0xF50u)
+#define SCB_DCIMVAC TT_REGISTER(TT_SCS_BASE, 0xF5Cu)
+#define SCB_CACHE_LINE 32u
 #define SCB_DCISW TT_REGISTER(TT_SCS_BASE, 0xF60u)
 #define SCB_DCISW_SET_SHIFT 5u
 #define SCB_DCISW_WAY_SHIFT 30u

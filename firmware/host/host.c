@@ -1,11 +1,13 @@
 /* The firmware as a shared library: the same model, kernels and protocol, with memory for a link.
  *
  * target/host.py calls the model directly, a batch per call; the tt_host_link_* functions put bytes through
- * the protocol, as a board would, for the tests that try to break it.
+ * the protocol, as a board would, for the tests that try to break it. Saves go to memory that forgets them with
+ * the process.
  */
 #include "tt_model.h"
 #include "tt_port.h"
 #include "tt_protocol.h"
+#include "tt_storage.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -41,6 +43,9 @@ EXPORT void tt_host_train(const int8_t *images, const uint16_t *labels, uint32_t
   }
 }
 
+EXPORT uint32_t tt_host_save(uint32_t *sequence) { return tt_storage_save(sequence); }
+EXPORT uint32_t tt_host_load(uint32_t *sequence) { return tt_storage_load(sequence); }
+
 /* ---- the link ---- */
 
 static struct {
@@ -71,3 +76,25 @@ void tt_port_send(const uint8_t *bytes, uint32_t count) {
 uint32_t tt_port_cycles(void) { return 0; }
 uint32_t tt_port_stack_used(void) { return 0; }
 void tt_port_describe(tt_port_facts *facts) { *facts = (tt_port_facts){.board = "host"}; }
+
+/* ---- slots for SAVE, of the size that the chip has at least ---- */
+
+enum { SLOT_BYTES = 96 * 1024 };
+static uint8_t slots[TT_PORT_SLOTS][SLOT_BYTES];
+
+const uint8_t *tt_port_slot(uint32_t slot, uint32_t *bytes) {
+  *bytes = SLOT_BYTES;
+  return slots[slot];
+}
+
+bool tt_port_slot_erase(uint32_t slot, uint32_t bytes) {
+  __builtin_memset(slots[slot], 0xFF, bytes);
+  return true;
+}
+
+bool tt_port_slot_program(uint32_t slot, uint32_t offset, uint32_t word) {
+  __builtin_memcpy(slots[slot] + offset, &word, sizeof word);
+  return true;
+}
+
+void tt_port_slot_refresh(uint32_t slot) { (void)slot; }

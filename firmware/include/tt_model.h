@@ -35,6 +35,8 @@ typedef struct {
   const float *loss;                  /* float32, cross-entropy of the newest training step */
   float *learning_rate;               /* float32, read by every update */
   const uint32_t *steps;              /* training steps since reset */
+  const tt_param *state;              /* what else the next step depends on: exponents, step count, rate */
+  uint16_t state_count;
 } tt_model;
 
 extern const tt_model tt_the_model;

@@ -18,6 +18,10 @@
  *   PARAM_INFO     index u16                               bytes u32, name str
  *   READ_PARAMS    index u16, offset u32, count u16        u8[count]
  *   RESET          -                                       -
+ *   WRITE_PARAMS   index u16, offset u32, count u16,       -
+ *                  u8[count], at most an image's bytes
+ *   SAVE           -                                       sequence u32 (how many saves there were)
+ *   LOAD           -                                       sequence u32
  *
  *   image = int8[height][width][channels]   str = length u8, then the bytes
  *
@@ -42,6 +46,9 @@ typedef enum {
   TT_PARAM_INFO = 7,
   TT_READ_PARAMS = 8,
   TT_RESET = 9,
+  TT_WRITE_PARAMS = 10,
+  TT_SAVE = 11,
+  TT_LOAD = 12,
   TT_MESSAGE_END, /* one past the last request */
   TT_ERROR = 0x7F,
   TT_REPLY = 0x80 /* set in the type of every reply */
@@ -57,7 +64,10 @@ typedef enum {
   TT_ERROR_LENGTH = 6,        /* the payload has the wrong size for its request and this model */
   TT_ERROR_LABEL = 7,         /* label >= classes */
   TT_ERROR_LEARNING_RATE = 8, /* negative, infinite or not a number */
-  TT_ERROR_RANGE = 9          /* no such parameter, or bytes beyond its end */
+  TT_ERROR_RANGE = 9,         /* no such parameter, or bytes beyond its end */
+  TT_ERROR_NO_SAVE = 10,      /* no good copy of this model in flash */
+  TT_ERROR_ROOM = 11,         /* parameters and state are larger than a slot */
+  TT_ERROR_FLASH = 12         /* flash did not take what was written; the older copy is still there */
 } tt_error;
 
 /* Feed one byte of the link. Answers through tt_port_send when the byte completes a frame. */

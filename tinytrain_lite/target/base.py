@@ -12,7 +12,7 @@ only ``cycles`` differs (0 on the host, retired instructions in Unicorn, core cy
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -113,6 +113,21 @@ class Target(ABC):
         """Every trained parameter array by name, as its raw bytes in memory (little endian)."""
 
     @abstractmethod
+    def write_params(self, params: Mapping[str, NDArray[np.uint8]]) -> None:
+        """The reverse of ``read_params``, for some or all arrays; nothing else changes. Raises TargetError, before
+        anything is written, for a name or a size that the model does not have."""
+
+    @abstractmethod
+    def save(self) -> int:
+        """Keep parameters and training state in flash; returns the number of the copy, 1 for the first. A power cut
+        meanwhile leaves the copy before. Raises TargetError if a slot is too small or flash fails."""
+
+    @abstractmethod
+    def load(self) -> int:
+        """Back to the newest good copy, exactly: training goes on as if there had been no break. Returns its number.
+        Raises TargetError if there is none."""
+
+    @abstractmethod
     def reset(self) -> None:
         """Parameters and step count as first flashed; evaluation counts to 0. The learning rate stays."""
 
@@ -166,3 +181,16 @@ def check_label(label: int, info: ModelInfo) -> int:
     if not 0 <= label < info.classes:
         raise TargetError(f"label {label} is not a class of {info.name}: they are 0..{info.classes - 1}")
     return int(label)
+
+
+def check_params(
+    params: Mapping[str, NDArray[np.uint8]], known: Mapping[str, NDArray[np.uint8]]
+) -> Iterator[tuple[int, bytes]]:
+    """(index, bytes) of each array to write; ``known`` is what ``read_params`` gives. Raises TargetError first."""
+    names = list(known)
+    for name, content in params.items():
+        if name not in known:
+            raise TargetError(f"the model has no trained parameter '{name}'; it has {', '.join(names)}")
+        if content.nbytes != known[name].nbytes:
+            raise TargetError(f"'{name}' has {known[name].nbytes} bytes, got {content.nbytes}: is it another model's?")
+    return ((names.index(name), content.tobytes()) for name, content in params.items())

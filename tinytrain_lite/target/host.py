@@ -13,6 +13,7 @@ import ctypes
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ from tinytrain_lite.target.base import (
     TrainResult,
     check_image,
     check_label,
+    check_params,
 )
+from tinytrain_lite.target.protocol import DeviceRefused, ErrorCode, Message
 
 CHUNK = 256  # images a C call, so that progress can be shown
 
@@ -81,6 +84,8 @@ class HostTarget(Target):
         self._library.tt_host_train.restype = None
         self._library.tt_host_link.argtypes = [ctypes.c_char_p, u32, pointer, u32]
         self._library.tt_host_link.restype = u32
+        for store in (self._library.tt_host_save, self._library.tt_host_load):
+            store.restype, store.argtypes = u32, [ctypes.POINTER(u32)]
         self._model: _Model = self._library.tt_host_model().contents
         self._model.reset()  # as the firmware does at boot
         self._evaluated = self._correct = 0
@@ -166,6 +171,23 @@ class HostTarget(Target):
         return {
             param.name.decode(): np.frombuffer(ctypes.string_at(param.data, param.bytes), np.uint8) for param in params
         }
+
+    def write_params(self, params: Mapping[str, NDArray[np.uint8]]) -> None:
+        for index, content in check_params(params, self.read_params()):
+            ctypes.memmove(self._model.params[index].data, content, len(content))
+
+    def save(self) -> int:
+        return self._store(Message.SAVE, self._library.tt_host_save)
+
+    def load(self) -> int:
+        return self._store(Message.LOAD, self._library.tt_host_load)
+
+    def _store(self, message: Message, act: Callable[[object], int]) -> int:
+        sequence = ctypes.c_uint32()
+        error = act(ctypes.byref(sequence))
+        if error:
+            raise DeviceRefused(message, ErrorCode(error))
+        return sequence.value
 
     def reset(self) -> None:
         self._model.reset()

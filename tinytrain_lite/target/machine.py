@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +24,9 @@ ROW = np.dtype(
      ("padding", "u4"), ("executions", "u8")]
 )  # fmt: skip  # struct row of machine.c
 
-STOP_INPUT, STOP_LIMIT = 1, 2
-WINDOW_KINDS = {"rcc": 1, "pwr": 2, "usart1": 3, "usart3": 3, "dwt": 4}  # enum kind; all others are plain storage
+STOP_INPUT, STOP_LIMIT, STOP_POWER = 1, 2, 3
+# enum kind of machine.c; all others are plain storage
+WINDOW_KINDS = {"rcc": 1, "pwr": 2, "usart1": 3, "usart3": 3, "dwt": 4, "flash_interface": 5}
 
 
 class BlockRow(NamedTuple):
@@ -45,6 +48,9 @@ def _library() -> ctypes.CDLL:
         ("machine_window", pointer, [pointer, u32]),
         ("machine_window_free", None, [pointer]),
         ("machine_mark_regions", None, [pointer, pointer, u32]),
+        ("machine_flash", None, [pointer, pointer, pointer, u32, u32]),
+        ("machine_flash_operations", u64, [pointer]),
+        ("machine_cut_power", None, [pointer, u64]),
         ("machine_reset_profile", None, [pointer]),
         ("machine_rows", pointer, [pointer, ctypes.POINTER(u32)]),
         ("machine_instructions", u64, [pointer]),
@@ -70,7 +76,7 @@ class Machine:
         self._engine = engine._uch
         self._native = _library()
         self._handle = self._native.machine_new(_address(uclib.uc_mem_read), _address(uclib.uc_emu_stop))
-        self._windows: list[int] = []
+        self._named: dict[str, int] = {}
         hook = ctypes.c_size_t()
         _check(
             uclib.uc_hook_add(
@@ -82,9 +88,29 @@ class Machine:
     def map_peripheral(self, name: str, base: int, size: int) -> None:
         """Map the register window of a peripheral; ``name`` decides how it behaves."""
         window = self._native.machine_window(self._handle, WINDOW_KINDS.get(name, 0))
-        self._windows.append(window)
+        self._named[name] = window
         read, write = _address(self._native.machine_on_read), _address(self._native.machine_on_write)
         _check(uclib.uc_mmio_map(self._engine, base, size, read, window, write, window))
+
+    def map_flash(self, bases: Sequence[int], size: int, flash: mmap.mmap, origin: int, sectors: Sequence[int]) -> None:
+        """Map the part of ``flash`` that firmware may erase and program: ``size`` bytes from ``origin``, seen at each
+        of ``bases``. ``sectors`` are the sizes of all sectors of the flash. Map ``flash_interface`` first."""
+        self._sectors = np.array(sectors, np.uint32)  # the native side keeps a pointer
+        start = ctypes.addressof(ctypes.c_char.from_buffer(flash))
+        self._native.machine_flash(self._handle, start, self._sectors.ctypes.data, len(sectors), origin)
+        read, write = _address(self._native.machine_on_flash_read), _address(self._native.machine_on_flash_write)
+        window = self._named["flash_interface"]
+        for base in bases:
+            _check(uclib.uc_mmio_map(self._engine, base, size, read, window, write, window))
+
+    @property
+    def flash_operations(self) -> int:
+        """Sectors erased and words programmed since creation."""
+        return int(self._native.machine_flash_operations(self._handle))
+
+    def cut_power(self, operation: int) -> None:
+        """Stop, with STOP_POWER, in the middle of the ``operation``th flash operation from now (1 is the next)."""
+        self._native.machine_cut_power(self._handle, operation)
 
     def mark_regions(self, entries: dict[int, int]) -> None:
         """``{address of a function: region}``; forgets the profile. Region 0 is where execution begins."""
@@ -126,9 +152,9 @@ class Machine:
 
     def close(self) -> None:
         """Free the native memory. The engine must not run afterwards."""
-        for window in self._windows:
+        for window in self._named.values():
             self._native.machine_window_free(window)
-        self._windows.clear()
+        self._named.clear()
         self._native.machine_free(self._handle)
 
 

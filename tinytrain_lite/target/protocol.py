@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ from tinytrain_lite.target.base import (
     TrainResult,
     check_image,
     check_label,
+    check_params,
 )
 
 VERSION = 1
@@ -42,6 +44,9 @@ class Message(enum.IntEnum):
     PARAM_INFO = 7
     READ_PARAMS = 8
     RESET = 9
+    WRITE_PARAMS = 10
+    SAVE = 11
+    LOAD = 12
     ERROR = 0x7F
 
 
@@ -55,6 +60,9 @@ class ErrorCode(enum.IntEnum):
     LABEL = 7
     LEARNING_RATE = 8
     RANGE = 9
+    NO_SAVE = 10
+    ROOM = 11
+    FLASH = 12
 
 
 EXPLANATION = {
@@ -67,6 +75,9 @@ EXPLANATION = {
     ErrorCode.LABEL: "the label is not one of the model's classes",
     ErrorCode.LEARNING_RATE: "the learning rate must be finite and not negative",
     ErrorCode.RANGE: "no such parameter, or bytes beyond its end",
+    ErrorCode.NO_SAVE: "flash holds no good copy of this very model: save one first",
+    ErrorCode.ROOM: "trained parameters and state are larger than a slot of the flash: train less of the network",
+    ErrorCode.FLASH: "flash did not take what was written (worn out, or write-protected); the older copy is kept",
 }
 
 
@@ -208,6 +219,20 @@ class ProtocolTarget(Target):
             )
             params[name] = np.frombuffer(content, np.uint8)
         return params
+
+    def write_params(self, params: Mapping[str, NDArray[np.uint8]]) -> None:
+        height, width, channels = self.hello().image_shape
+        chunk = min(READ_CHUNK, height * width * channels)  # the device collects a frame in its input tensor
+        for index, content in check_params(params, self.read_params()):
+            for start in range(0, len(content), chunk):
+                part = content[start : start + chunk]
+                self.request(Message.WRITE_PARAMS, struct.pack("<HIH", index, start, len(part)) + part)
+
+    def save(self) -> int:
+        return int.from_bytes(self.request(Message.SAVE), "little")
+
+    def load(self) -> int:
+        return int.from_bytes(self.request(Message.LOAD), "little")
 
     def reset(self) -> None:
         self.request(Message.RESET)

@@ -31,7 +31,7 @@ from unicorn import arm_const
 from tinytrain_lite.board import DEFAULT_BOARD, Board, Region, load_board
 from tinytrain_lite.target.base import TargetError
 from tinytrain_lite.target.elf import Firmware
-from tinytrain_lite.target.machine import STOP_INPUT, STOP_LIMIT, BlockRow, Machine
+from tinytrain_lite.target.machine import STOP_INPUT, STOP_LIMIT, STOP_POWER, BlockRow, Machine
 from tinytrain_lite.target.protocol import ProtocolTarget
 
 INSTRUCTION_LIMIT = 20_000_000_000  # for one request; about two minutes
@@ -53,6 +53,10 @@ class UnicornFault(TargetError):
     def __init__(self, what: str, pc: int, function: str, address: int | None = None) -> None:
         super().__init__(f"{what} in {function} (pc={pc:#010x})")
         self.pc, self.function, self.address = pc, function, address
+
+
+class PowerCut(TargetError):
+    """Power went during a flash operation, as ``cut_power`` asked. Start a new target with ``storage``."""
 
 
 class FunctionProfile(NamedTuple):
@@ -103,7 +107,8 @@ class _Usart:
 
 class UnicornTarget(ProtocolTarget):
     """An emulated board. ``regions`` names the functions at whose entry a profile region begins; by default every
-    ``tt_op_*`` function of the generated model. Region i + 1 is ``regions[i]``; region 0 is everything else."""
+    ``tt_op_*`` function of the generated model. Region i + 1 is ``regions[i]``; region 0 is everything else.
+    ``storage`` is the ``storage`` of an earlier target: what its firmware had saved when its power went."""
 
     def __init__(
         self,
@@ -111,6 +116,7 @@ class UnicornTarget(ProtocolTarget):
         *,
         board: str = DEFAULT_BOARD,
         regions: Sequence[str] | None = None,
+        storage: bytes | None = None,
         instruction_limit: int = INSTRUCTION_LIMIT,
     ) -> None:
         self.firmware = Firmware(elf)
@@ -120,7 +126,7 @@ class UnicornTarget(ProtocolTarget):
         self._engine.ctl_set_cpu_model(arm_const.UC_CPU_ARM_CORTEX_M7)
         self._machine = Machine(self._engine)
         self._memories: dict[str, mmap.mmap] = {}
-        self._map()
+        self._map(storage)
         self._bad_access: tuple[int, int] | None = None
         self._engine.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_bad_access)
         if regions is None:
@@ -133,33 +139,47 @@ class UnicornTarget(ProtocolTarget):
 
     # ---- construction ----
 
-    def _map(self) -> None:
+    def _map(self, storage: bytes | None) -> None:
         """Map the chip's memories and peripherals, and nothing else; load the flash."""
-        code, plain = unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE
-        memories = self.board.memories
-        self._map_memory(memories["flash"], code)
-        self._map_memory(memories["itcm"], unicorn.UC_PROT_ALL)
-        self._map_memory(self.board.ram, plain)
-        for memory in memories.values():
-            if memory.alias_of:
-                self._map_pointer(memory, code, self._memories[memory.alias_of])
-        flash = memories["flash"]
-        self._memories["flash"][:] = b"\xff" * flash.bytes  # erased
-        for address, content in self.firmware.segments:
-            if address not in flash or address + len(content) > flash.end:
-                raise TargetError(f"{self.firmware.path} loads {len(content)} bytes at {address:#010x}, outside flash")
-            self._memories["flash"][address - flash.base : address - flash.base + len(content)] = content
         for peripheral in self.board.peripherals.values():
             self._machine.map_peripheral(peripheral.name, peripheral.base, peripheral.bytes)
+        self._map_memory(self.board.memories["itcm"], unicorn.UC_PROT_ALL)
+        self._map_memory(self.board.ram, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+        self._map_flash()
+        flash = self.board.memories["flash"]
+        content = self._memories["flash"]
+        content[:] = b"\xff" * flash.bytes  # erased
+        for address, segment in self.firmware.segments:
+            if not any(address in part and address + len(segment) <= part.end for part in self._program_parts()):
+                raise TargetError(f"{self.firmware.path} loads {len(segment)} bytes at {address:#010x}, outside flash")
+            content[address - flash.base : address - flash.base + len(segment)] = segment
+        if storage is not None:
+            content[self._slots] = storage
+
+    def _program_parts(self) -> tuple[Region, Region]:
+        return self.board.boot, self.board.program
+
+    def _map_flash(self) -> None:
+        """Code is plain read-only memory, for speed; between its two parts lie the slots, behind the controller."""
+        flash = self.board.memories["flash"]
+        self._memories["flash"] = memory = mmap.mmap(-1, flash.bytes)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        views = [flash, *(view for view in self.board.memories.values() if view.alias_of == "flash")]
+        for part in self._program_parts():
+            offset = part.base - flash.base
+            for view in views:
+                access = unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC
+                self._engine.mem_map_ptr(view.base + offset, part.bytes, access, start + offset)
+        self._slots = slice(self.board.boot.end - flash.base, self.board.program.base - flash.base)
+        bases = [view.base + self._slots.start for view in views]
+        size = self._slots.stop - self._slots.start
+        self._machine.map_flash(bases, size, memory, self._slots.start, self.board.flash_sectors)
 
     def _map_memory(self, region: Region, access: int) -> None:
         self._memories[region.name] = mmap.mmap(-1, region.bytes)
         # RAM wakes up holding noise (the same at every start); a variable that nobody initialised must show.
         self._memories[region.name][:] = np.random.default_rng(region.base).bytes(region.bytes)
-        self._map_pointer(region, access, self._memories[region.name])
-
-    def _map_pointer(self, region: Region, access: int, memory: mmap.mmap) -> None:
-        pointer = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        pointer = ctypes.addressof(ctypes.c_char.from_buffer(self._memories[region.name]))
         self._engine.mem_map_ptr(region.base, region.bytes, access, pointer)
 
     def _mark_regions(self) -> None:
@@ -192,6 +212,8 @@ class UnicornTarget(ProtocolTarget):
             self._engine.emu_start(pc | 1, 0xFFFFFFFF)
         except unicorn.UcError as error:
             raise self._fault(error) from None
+        if self._machine.stop_reason == STOP_POWER:
+            raise PowerCut("power went during a flash operation")
         if self._machine.stop_reason != STOP_INPUT:
             limit = self._machine.stop_reason == STOP_LIMIT
             what = f"did not answer within {self.instruction_limit} instructions" if limit else "went to sleep"
@@ -214,6 +236,22 @@ class UnicornTarget(ProtocolTarget):
         if bottom - STACK_REACH <= address < bottom and stack_pointer < bottom + 256:
             what = f"stack overflow ({top - bottom} bytes are reserved): {what}"
         return UnicornFault(what, pc, name, address)
+
+    # ---- power ----
+
+    @property
+    def storage(self) -> bytes:
+        """What the slots of SAVE hold now; it outlives the power."""
+        return bytes(self._memories["flash"][self._slots])
+
+    @property
+    def flash_operations(self) -> int:
+        """Sectors erased and words programmed since power-on."""
+        return self._machine.flash_operations
+
+    def cut_power(self, operation: int) -> None:
+        """The ``operation``th erasure or programming from now (1 is the next) is left half done and raises PowerCut."""
+        self._machine.cut_power(operation)
 
     # ---- measuring ----
 
