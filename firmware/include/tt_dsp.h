@@ -16,6 +16,16 @@
 
 #define TT_INLINE static inline __attribute__((always_inline))
 
+/* Before a loop that is not worth the space of an unrolled copy. */
+#if defined(__clang__)
+#define TT_NO_UNROLL _Pragma("clang loop unroll(disable)")
+#else
+#define TT_NO_UNROLL
+#endif
+
+/* Inside a rare branch: keeps the compiler from turning it into conditional moves that always run. */
+#define TT_KEEP_BRANCH() __asm__ volatile("")
+
 TT_INLINE uint32_t tt_load32(const void *p) {
   uint32_t word;
   __builtin_memcpy(&word, p, sizeof word);

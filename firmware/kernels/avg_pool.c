@@ -12,7 +12,7 @@ void tt_avg_pool(const tt_input *x, float multiplier, const tt_requant *out) {
     const int8_t *element = x->data + c;
     int32_t sum = -(int32_t)positions * x->zero_point;
     for (uint32_t p = 0; p < positions; p++, element += x->channels) sum += *element;
-    tt_requantize(out, (float)sum * multiplier, c);
+    out->y[c] = tt_requantize((float)sum * multiplier, out->zero_point, out->lo, out->hi, out->mask, c);
   }
 }
 

@@ -145,14 +145,21 @@ TT_ITCM static void pack_x(const tt_input *x, const tt_window *window, const tt_
 
 /* panel[p / 2][2]: g of output channel o, and of o + 1 if there is one, positions in pairs. */
 TT_ITCM static void pack_g(const int16_t *g, uint32_t channels, uint32_t positions, int pair, uint32_t *panel) {
-  uint32_t first, second;
-  for (; positions; g += 2 * channels, panel += 2) {
-    int both = positions > 1;
-    first = pair ? tt_load32(g) : (uint16_t)*g;
-    second = !both ? 0 : pair ? tt_load32(g + channels) : (uint16_t)g[channels];
-    panel[0] = tt_pack_bottoms(first, second);
-    panel[1] = tt_pack_tops(first, second);
-    positions -= both ? 2 : 1;
+  const uint32_t *end = panel + positions / 2 * 2;
+  if (pair)
+    for (; panel != end; g += 2 * channels, panel += 2) {
+      uint32_t first = tt_load32(g), second = tt_load32(g + channels);
+      panel[0] = tt_pack_bottoms(first, second);
+      panel[1] = tt_pack_tops(first, second);
+    }
+  else
+    TT_NO_UNROLL for (; panel != end; g += 2 * channels, panel += 2) {
+      panel[0] = tt_pack_bottoms((uint32_t)g[0], (uint32_t)g[channels]);
+      panel[1] = 0;
+    }
+  if (positions & 1) {
+    panel[0] = (uint16_t)g[0];
+    panel[1] = pair ? (uint16_t)g[1] : 0;
   }
 }
 

@@ -30,8 +30,8 @@ typedef struct {
 } run;
 
 TT_INLINE void requantize(const tt_requant *out, run r, uint32_t sums_step, uint32_t multiplier_step, uint32_t step) {
-  int32_t zero = out->zero_point, lo = out->lo - zero, hi = out->hi - zero;
-  float low = (float)lo, high = (float)hi;
+  int32_t zero = out->zero_point, lo = out->lo, hi = out->hi;
+  float low = (float)(lo - zero), high = (float)(hi - zero);
   uint8_t *mask = out->mask;
   int8_t *y = out->y + r.index;
   if (!mask) {
@@ -44,14 +44,8 @@ TT_INLINE void requantize(const tt_requant *out, run r, uint32_t sums_step, uint
       *y = (int8_t)(tt_rint(tt_min(tt_max((float)*r.sums * *r.multiplier, low), high)) + zero);
     return;
   }
-  for (; r.count; r.count--, y += step, r.index += step, r.sums += sums_step, r.multiplier += multiplier_step) {
-    int32_t q = tt_rint((float)*r.sums * *r.multiplier);
-    if ((uint32_t)q - (uint32_t)lo > (uint32_t)(hi - lo)) {
-      q = q < lo ? lo : hi;
-      tt_mask_clear(mask, r.index);
-    }
-    *y = (int8_t)(q + zero);
-  }
+  for (; r.count; r.count--, y += step, r.index += step, r.sums += sums_step, r.multiplier += multiplier_step)
+    *y = tt_requantize((float)*r.sums * *r.multiplier, zero, lo, hi, mask, r.index);
 }
 
 TT_ITCM void tt_requantize_tile(const tt_requant *out, int32_t (*sums)[TT_TILE_POSITIONS], uint32_t position,
@@ -99,13 +93,15 @@ void tt_writer_close(const tt_writer *writer) {
   }
 }
 
-void tt_writer_put(tt_writer *writer, float value, uint32_t index, uint32_t channel) {
+/* The counts are compile-time constants where many elements follow each other. */
+TT_INLINE void put(tt_writer *writer, float value, uint32_t index, uint32_t channel, uint32_t skip_count,
+                   uint32_t sink_count) {
   const tt_epilogue *epilogue = writer->epilogue;
   value *= writer->scale;
-  for (uint32_t i = 0; i < epilogue->skip_count; i++)
+  for (uint32_t i = 0; i < skip_count; i++)
     value += (float)epilogue->skips[i].mantissa[index] * writer->skip_scale[i];
   if (epilogue->mask && !tt_mask_bit(epilogue->mask, index)) value = 0;
-  for (uint32_t j = 0; j < epilogue->sink_count; j++) {
+  for (uint32_t j = 0; j < sink_count; j++) {
     const tt_sink *sink = &epilogue->sinks[j];
     float scaled = value * writer->sink_scale[j];
     if (sink->multiplier) scaled *= sink->multiplier[channel];
@@ -113,6 +109,10 @@ void tt_writer_put(tt_writer *writer, float value, uint32_t index, uint32_t chan
     writer->seen[j] = tt_max(writer->seen[j], __builtin_fabsf(scaled));
     sink->mantissa[index] = (int16_t)tt_rint(tt_clampf(scaled, (float)sink->limit));
   }
+}
+
+void tt_writer_put(tt_writer *writer, float value, uint32_t index, uint32_t channel) {
+  put(writer, value, index, channel, writer->epilogue->skip_count, writer->epilogue->sink_count);
 }
 
 /* The common case: no skip, one sink, at most one mask. A power of two may join the multiplier: exact. Where channels
@@ -145,7 +145,10 @@ TT_ITCM void tt_writer_positions(tt_writer *writer, const int32_t *sums, uint32_
   const uint8_t *mask = epilogue->mask, *sink_mask = epilogue->sinks[0].mask;
   uint32_t index = position * writer->channels + channel;
   if (epilogue->skip_count || epilogue->sink_count > 1 || (mask && sink_mask)) {
-    for (; count; count--, index += writer->channels) tt_writer_put(writer, (float)*sums++, index, channel);
+    uint32_t channels = writer->channels;
+    if (epilogue->skip_count == 1 && epilogue->sink_count == 1)
+      TT_NO_UNROLL for (; count; count--, index += channels) put(writer, (float)*sums++, index, channel, 1, 1);
+    for (; count; count--, index += channels) tt_writer_put(writer, (float)*sums++, index, channel);
     return;
   }
   if (sink_mask) mask = sink_mask;
@@ -158,6 +161,9 @@ void tt_grad_map(uint32_t count, uint32_t channels, const tt_epilogue *epilogue)
   tt_writer writer;
   tt_writer_open(&writer, epilogue, channels, 1.0f);
   for (uint32_t index = 0; index < count;)
-    for (uint32_t c = 0; c < channels; c++) tt_writer_put(&writer, 0.0f, index++, c);
+    for (uint32_t c = 0; c < channels; c++, index++) {
+      if (epilogue->skip_count == 1 && epilogue->sink_count == 1) put(&writer, 0.0f, index, c, 1, 1);
+      else tt_writer_put(&writer, 0.0f, index, c);
+    }
   tt_writer_close(&writer);
 }

@@ -19,14 +19,15 @@ TT_INLINE void tt_mask_clear(uint8_t *mask, uint32_t index) { mask[index >> 3] &
 /* Before the first store of a kernel: all bits one, so that only a clamped element touches the mask. */
 void tt_requantize_open(const tt_requant *out);
 
-TT_INLINE void tt_requantize(const tt_requant *out, float value, uint32_t index) {
-  int32_t lo = out->lo - out->zero_point, hi = out->hi - out->zero_point; /* before the zero point is added */
+TT_INLINE int8_t tt_requantize(float value, int32_t zero_point, int32_t lo, int32_t hi, uint8_t *mask, uint32_t index) {
   int32_t q = tt_rint(value);
-  if (q < lo || q > hi) {
+  lo -= zero_point, hi -= zero_point; /* compared before the zero point is added: no overflow */
+  if ((uint32_t)q - (uint32_t)lo > (uint32_t)(hi - lo)) {
+    TT_KEEP_BRANCH();
     q = q < lo ? lo : hi;
-    if (out->mask) tt_mask_clear(out->mask, index);
+    if (mask) tt_mask_clear(mask, index);
   }
-  out->y[index] = (int8_t)(q + out->zero_point);
+  return (int8_t)(q + zero_point);
 }
 
 /* value = float32(sum) * multiplier[channel].

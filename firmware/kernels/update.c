@@ -22,8 +22,12 @@ static float random_unit(uint32_t index, uint32_t seed) {
   return (float)(x >> 8) * 0x1p-24f;
 }
 
-TT_INLINE int32_t clamp(int32_t value, int32_t bound) {
-  return value > bound ? bound : value < -bound ? -bound : value;
+/* Saturate in place; true if that changed the value. Rare, so a branch is cheaper than conditional moves. */
+TT_INLINE int saturate(int32_t *value, int32_t bound) {
+  if ((uint32_t)*value + (uint32_t)bound <= 2 * (uint32_t)bound) return 0;
+  TT_KEEP_BRANCH();
+  *value = *value < 0 ? -bound : bound;
+  return 1;
 }
 
 /* The new value of one parameter; `rounding` is a compile-time constant. */
@@ -32,18 +36,18 @@ TT_INLINE int32_t updated(int32_t value, float delta, int8_t *fraction, int32_t 
   delta = tt_clampf(delta, DELTA_BOUND);
   switch (rounding) {
   case TT_FRACTION8: {
-    int32_t total = *fraction - tt_rint(delta), moved = value + ((total + 128) >> 8);
-    int32_t result = clamp(moved, bound);
-    *fraction = (int8_t)(result == moved ? total : 0); /* the low byte is what the carry leaves */
-    return result;
+    int32_t total = *fraction - tt_rint(delta);
+    value += (total + 128) >> 8;
+    if (saturate(&value, bound)) total = 0;
+    *fraction = (int8_t)total; /* the low byte is what the carry leaves */
+    return value;
   }
-  case TT_STOCHASTIC:
-    return clamp(value - (int32_t)__builtin_floorf(delta + random_unit(trained, seed)), bound);
-  case TT_NEAREST:
-    return clamp(value - tt_rint(delta), bound);
-  default: /* TT_TRUNCATE; the difference may reach 2^31 */
-    return clamp((int32_t)tt_clampf((float)value - delta, DELTA_BOUND), bound);
+  case TT_STOCHASTIC: value -= (int32_t)__builtin_floorf(delta + random_unit(trained, seed)); break;
+  case TT_NEAREST: value -= tt_rint(delta); break;
+  default: value = (int32_t)tt_clampf((float)value - delta, DELTA_BOUND); /* TT_TRUNCATE; it may reach 2^31 */
   }
+  saturate(&value, bound);
+  return value;
 }
 
 TT_INLINE void update_run(const tt_update *update, const int32_t *sums, uint32_t count, float factor, uint32_t position,
@@ -52,10 +56,10 @@ TT_INLINE void update_run(const tt_update *update, const int32_t *sums, uint32_t
   int32_t *bias = update->bias + position;
   uint32_t seed = update->seed;
   if (update->weight)
-    for (; count; count--, weight++, fraction++, trained++)
+    TT_NO_UNROLL for (; count; count--, weight++, fraction++, trained++)
       *weight = (int8_t)updated(*weight, (float)*sums++ * factor, fraction, WEIGHT_BOUND, rounding, seed, trained);
   else
-    for (; count; count--, bias++, fraction++, trained++)
+    TT_NO_UNROLL for (; count; count--, bias++, fraction++, trained++)
       *bias = updated(*bias, (float)*sums++ * factor, fraction, BIAS_BOUND, rounding, seed, trained);
 }
 
