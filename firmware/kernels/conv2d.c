@@ -38,22 +38,47 @@ static void expand(const int8_t *x, uint32_t count, uint32_t minus_z, uint32_t *
   }
 }
 
-/* The window at (row, column) of the input, the slices one after the other; outside the image reads z. */
-static void gather(const tt_input *x, const tt_window *window, const uint16_t *perm, uint32_t trained, int32_t row,
-                   int32_t column, int8_t *bytes) {
-  uint32_t channels = x->channels;
+TT_INLINE int8_t *fill(int8_t value, uint32_t count, int8_t *bytes) {
+  TT_NO_UNROLL for (; count; count--) *bytes++ = value;
+  return bytes;
+}
+
+TT_INLINE int8_t *copy(const int8_t *from, uint32_t count, int8_t *bytes) {
+  TT_NO_UNROLL for (; count >= 4; count -= 4, from += 4, bytes += 4) tt_store32(bytes, tt_load32(from));
+  TT_NO_UNROLL for (; count; count--) *bytes++ = *from++;
+  return bytes;
+}
+
+/* The window at (row, column) of the input; outside the image reads z. Whole channels: each row is one run. */
+TT_ITCM static void gather(const tt_input *x, const tt_window *window, int32_t row, int32_t column, int8_t *bytes) {
+  int32_t left = column < 0 ? -column : 0, right = column + window->kernel_w - x->width;
+  int32_t channels = x->channels, inside = window->kernel_w - left - (right > 0 ? right : 0);
+  int8_t zero = (int8_t)x->zero_point;
+  for (int32_t h = row; h < row + window->kernel_h; h++) {
+    if (h < 0 || h >= x->height || inside <= 0) {
+      bytes = fill(zero, (uint32_t)(window->kernel_w * channels), bytes);
+      continue;
+    }
+    bytes = fill(zero, (uint32_t)(left * channels), bytes);
+    bytes = copy(x->data + (h * x->width + column + left) * channels, (uint32_t)(inside * channels), bytes);
+    if (right > 0) bytes = fill(zero, (uint32_t)(right * channels), bytes);
+  }
+}
+
+/* The same for a sliced weight: the trained channels of every tap, then the others. */
+TT_ITCM static void gather_slices(const tt_input *x, const tt_window *window, const uint16_t *perm, uint32_t trained,
+                                  int32_t row, int32_t column, int8_t *bytes) {
+  const uint16_t *middle = perm + trained, *end = perm + x->channels;
   int8_t *rest = bytes + (uint32_t)window->kernel_h * window->kernel_w * trained;
   for (int32_t h = row; h < row + window->kernel_h; h++)
     for (int32_t v = column; v < column + window->kernel_w; v++) {
-      const int8_t *pixel = x->data + (h * x->width + v) * (int32_t)channels;
+      const int8_t *pixel = x->data + (h * x->width + v) * x->channels;
       if (h < 0 || h >= x->height || v < 0 || v >= x->width) {
-        for (uint32_t c = 0; c < trained; c++) *bytes++ = (int8_t)x->zero_point;
-        for (uint32_t c = trained; c < channels; c++) *rest++ = (int8_t)x->zero_point;
-      } else if (perm) {
-        for (uint32_t c = 0; c < trained; c++) *bytes++ = pixel[perm[c]];
-        for (uint32_t c = trained; c < channels; c++) *rest++ = pixel[perm[c]];
+        bytes = fill((int8_t)x->zero_point, trained, bytes);
+        rest = fill((int8_t)x->zero_point, x->channels - trained, rest);
       } else {
-        for (uint32_t c = 0; c < channels; c++) *bytes++ = pixel[c];
+        for (const uint16_t *c = perm; c != middle; c++) *bytes++ = pixel[*c];
+        for (const uint16_t *c = middle; c != end; c++) *rest++ = pixel[*c];
       }
     }
 }
@@ -113,10 +138,9 @@ void tt_conv2d(const tt_input *x, const tt_conv_weight *w, const int32_t *bias, 
     uint32_t here = positions - start < POSITIONS ? positions - start : POSITIONS;
     for (uint32_t p = 0; p < here; p++) {
       const int8_t *source = x->data + (row * x->width + column) * x->channels;
-      if (taps > 1 || w->perm) {
-        gather(x, window, w->perm, trained, row, column, bytes);
-        source = bytes;
-      }
+      if (w->perm) gather_slices(x, window, w->perm, trained, row, column, bytes);
+      else if (taps > 1) gather(x, window, row, column, bytes);
+      if (w->perm || taps > 1) source = bytes;
       expand(source, segments[0].length, minus_z, segments[0].windows + 2 * p);
       expand(source + segments[0].length, segments[1].length, minus_z, segments[1].windows + 2 * p);
       column += window->stride;

@@ -30,18 +30,14 @@ void tt_depthwise_conv2d(const tt_input *x, const int8_t *weight, const int32_t 
   tt_requantize_open(out);
   tt_fill_int16(zero, ((band - 1) * stride + kernel_h) * pitch + TT_PLANE_SLACK, plane);
   for (uint32_t c = 0; c < x->channels; c++, weight += kernel_h * kernel_w) {
+    tt_plane_source source = {x->data + c, (uint32_t)x->width * x->channels, x->channels, x->width, x->height, zero};
     int32_t sum = tt_pack_taps(weight, (int32_t)kernel_w, 1, kernel_h, kernel_w, 0, taps);
     for (uint32_t first = 0; first < out->height; first += band) {
       uint32_t rows = out->height - first < band ? out->height - first : band;
-      uint32_t i = 0;
-      if (first)
-        for (; i < kept; i++) tt_copy_int16(plane + (band * stride + i) * pitch, 1, pitch, plane + i * pitch);
-      for (; i < (rows - 1) * stride + kernel_h; i++) {
-        int32_t h = (int32_t)(first * stride + i) - window->pad_top;
-        int16_t *row = plane + i * pitch + window->pad_left;
-        if (h < 0 || h >= x->height) tt_fill_int16(zero, x->width, row);
-        else tt_copy_int8(x->data + (uint32_t)h * x->width * x->channels + c, x->channels, x->width, row);
-      }
+      uint32_t i = first ? kept : 0;
+      if (i) tt_copy_rows(plane + band * stride * pitch, pitch, 1, pitch, kept, plane, pitch);
+      tt_load_rows(&source, (int32_t)(first * stride + i) - window->pad_top, (rows - 1) * stride + kernel_h - i,
+                   plane + i * pitch + window->pad_left, pitch);
       tt_correlate(&(tt_correlation){plane, pitch, taps, kernel_h, pairs, stride, rows, out->width,
                                      bias[c] - zero * sum, sums, out->width, 1});
       tt_requantize_positions(out, sums, first * out->width, c, rows * out->width);

@@ -59,8 +59,7 @@ void tt_depthwise_grad_input(const tt_dfp *g, const tt_dims *g_dims, const int8_
   tt_writer_open(&writer, epilogue, channels, tt_dfp_scale(g->state));
   tt_fill_int16(0, vertical.length * pitch + TT_PLANE_SLACK, plane);
   for (uint32_t c = 0; c < channels; c++, weight += window->kernel_h * window->kernel_w) {
-    for (uint32_t r = 0; r < g_dims->height; r++)
-      tt_copy_int16(g->mantissa + r * g_dims->width * channels + c, channels, g_dims->width, inside + r * pitch);
+    tt_copy_rows(g->mantissa + c, g_dims->width * channels, channels, g_dims->width, g_dims->height, inside, pitch);
     for (uint32_t a = 0; a < stride; a++)
       for (uint32_t b = 0; b < stride; b++) {
         phase v = make_phase(&vertical, a), h = make_phase(&horizontal, b);
@@ -112,21 +111,25 @@ TT_ITCM static void sum_5(const tap_row *t) { sum_taps(t, 5); }
 TT_ITCM static void sum_6(const tap_row *t) { sum_taps(t, 6); }
 TT_ITCM static void sum_7(const tap_row *t) { sum_taps(t, 7); }
 
-/* Pack one row of g; returns the sum of its elements. */
-TT_ITCM static int32_t pack_row(const int16_t *g, uint32_t step, uint32_t count, uint32_t *words) {
-  uint32_t before = 0;
+/* Pack rows of g; returns the sum of their elements. */
+TT_ITCM static int32_t pack_rows(const int16_t *g, uint32_t channels, uint32_t width, uint32_t rows, uint32_t *words) {
   int32_t sum = 0;
-  for (; count >= 2; count -= 2, g += 2 * step, words += 2) {
-    int32_t first = g[0], second = g[step];
-    sum += first + second;
-    words[0] = tt_pack_bottoms((uint32_t)first, (uint32_t)second);
-    words[1] = tt_pack_bottoms(before, (uint32_t)first);
-    before = (uint32_t)second;
+  for (; rows; rows--) {
+    uint32_t before = 0, left = width;
+    TT_NO_UNROLL for (; left >= 2; left -= 2, g += 2 * channels, words += 2) {
+      int32_t first = g[0], second = g[channels];
+      sum += first + second;
+      words[0] = tt_pack_bottoms((uint32_t)first, (uint32_t)second);
+      words[1] = tt_pack_bottoms(before, (uint32_t)first);
+      before = (uint32_t)second;
+    }
+    int32_t last = left ? *g : 0;
+    sum += last;
+    words[0] = (uint16_t)last;
+    words[1] = tt_pack_bottoms(before, (uint32_t)last);
+    words += 2, g += left * channels;
   }
-  uint32_t last = count ? (uint16_t)*g : 0;
-  words[0] = last;
-  words[1] = tt_pack_bottoms(before, last);
-  return sum + (int16_t)last;
+  return sum;
 }
 
 /* scratch: int32 sums[KH][KW], uint32 g[band][words][2], int16 x[(band - 1) stride + KH][stride][sub_pitch] */
@@ -152,19 +155,14 @@ void tt_depthwise_grad_weight(const tt_dfp *g, const tt_dims *g_dims, const tt_i
     for (uint32_t t = 0; t < kernel_h * kernel_w; t++) sums[t] = 0;
     for (uint32_t first = 0; first < g_dims->height; first += band) {
       uint32_t rows = g_dims->height - first < band ? g_dims->height - first : band;
-      for (uint32_t r = 0; r < rows; r++)
-        g_sum += pack_row(g->mantissa + (first + r) * g_dims->width * channels + c, channels, g_dims->width,
-                          g_plane + r * words * 2);
-      for (uint32_t i = 0; i < (rows - 1) * stride + kernel_h; i++) {
-        int32_t h = (int32_t)(first * stride + i) - window->pad_top;
-        for (uint32_t b = 0; b < stride; b++) { /* columns v with v + pad_left = b, b + stride, ... */
-          uint32_t v = (b + stride - window->pad_left % stride) % stride;
-          if (v >= x->width) continue;
-          uint32_t length = (x->width - v - 1) / stride + 1;
-          int16_t *row = x_plane + i * pitch + b * sub_pitch + (v + window->pad_left) / stride;
-          if (h < 0 || h >= x->height) tt_fill_int16(zero, length, row);
-          else tt_copy_int8(x->data + ((uint32_t)h * x->width + v) * channels + c, stride * channels, length, row);
-        }
+      g_sum += pack_rows(g->mantissa + first * g_dims->width * channels + c, channels, g_dims->width, rows, g_plane);
+      for (uint32_t b = 0; b < stride; b++) { /* columns v with v + pad_left = b, b + stride, ... */
+        uint32_t v = (b + stride - window->pad_left % stride) % stride;
+        if (v >= x->width) continue;
+        tt_load_rows(&(tt_plane_source){x->data + v * channels + c, x->width * channels, stride * channels,
+                                        (x->width - v - 1) / stride + 1, x->height, zero},
+                     (int32_t)(first * stride) - window->pad_top, (rows - 1) * stride + kernel_h,
+                     x_plane + b * sub_pitch + (v + window->pad_left) / stride, pitch);
       }
       for (uint32_t i = 0; i < kernel_h; i++)
         for (uint32_t b = 0; b < stride && b < kernel_w; b++)

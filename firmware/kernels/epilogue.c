@@ -115,6 +115,13 @@ void tt_writer_put(tt_writer *writer, float value, uint32_t index, uint32_t chan
   put(writer, value, index, channel, writer->epilogue->skip_count, writer->epilogue->sink_count);
 }
 
+TT_ITCM static void put_any(tt_writer *writer, const int32_t *sums, uint32_t index, uint32_t channel, uint32_t count) {
+  uint32_t channels = writer->channels;
+  if (writer->epilogue->skip_count == 1 && writer->epilogue->sink_count == 1)
+    TT_NO_UNROLL for (; count; count--, index += channels) put(writer, (float)*sums++, index, channel, 1, 1);
+  for (; count; count--, index += channels) tt_writer_put(writer, (float)*sums++, index, channel);
+}
+
 /* The common case: no skip, one sink, at most one mask. A power of two may join the multiplier: exact. Where channels
  * come in eights, a channel's bit has the same place in every byte. */
 typedef enum { NO_MASK, MASK_OF_BYTES, ANY_MASK } mask_kind;
@@ -145,10 +152,7 @@ TT_ITCM void tt_writer_positions(tt_writer *writer, const int32_t *sums, uint32_
   const uint8_t *mask = epilogue->mask, *sink_mask = epilogue->sinks[0].mask;
   uint32_t index = position * writer->channels + channel;
   if (epilogue->skip_count || epilogue->sink_count > 1 || (mask && sink_mask)) {
-    uint32_t channels = writer->channels;
-    if (epilogue->skip_count == 1 && epilogue->sink_count == 1)
-      TT_NO_UNROLL for (; count; count--, index += channels) put(writer, (float)*sums++, index, channel, 1, 1);
-    for (; count; count--, index += channels) tt_writer_put(writer, (float)*sums++, index, channel);
+    put_any(writer, sums, index, channel, count);
     return;
   }
   if (sink_mask) mask = sink_mask;

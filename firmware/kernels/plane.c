@@ -37,20 +37,39 @@ uint32_t tt_band_rows(uint32_t rows, uint32_t row_bytes, uint32_t fixed_bytes) {
   return fit < 1 ? 1 : fit < rows ? fit : rows;
 }
 
-TT_ITCM void tt_copy_int8(const int8_t *from, uint32_t step, uint32_t count, int16_t *to) {
-  for (; count >= 4; count -= 4, from += 4 * step, to += 4) {
-    const int8_t *third = from + 2 * step;
-    to[0] = from[0], to[1] = from[step], to[2] = third[0], to[3] = third[step];
+TT_ITCM void tt_load_rows(const tt_plane_source *from, int32_t h, uint32_t rows, int16_t *to, uint32_t pitch) {
+  uint32_t step = from->step;
+  const int8_t *row = from->data + h * (int32_t)from->row_step;
+  for (; rows; rows--, h++, row += from->row_step, to += pitch) {
+    const int8_t *x = row;
+    int16_t *y = to, outside = from->outside;
+    uint32_t left = from->width;
+    if (h < 0 || h >= from->height) {
+      TT_NO_UNROLL for (; left; left--) *y++ = outside;
+      continue;
+    }
+    TT_NO_UNROLL for (; left >= 4; left -= 4, x += 4 * step, y += 4) {
+      const int8_t *third = x + 2 * step;
+      int16_t x0 = x[0], x1 = x[step], x2 = third[0], x3 = third[step];
+      y[0] = x0, y[1] = x1, y[2] = x2, y[3] = x3;
+    }
+    TT_NO_UNROLL for (; left; left--, x += step) *y++ = *x;
   }
-  for (; count; count--, from += step) *to++ = *from;
 }
 
-TT_ITCM void tt_copy_int16(const int16_t *from, uint32_t step, uint32_t count, int16_t *to) {
-  for (; count >= 4; count -= 4, from += 4 * step, to += 4) {
-    const int16_t *third = from + 2 * step;
-    to[0] = from[0], to[1] = from[step], to[2] = third[0], to[3] = third[step];
+TT_ITCM void tt_copy_rows(const int16_t *from, uint32_t row_step, uint32_t step, uint32_t width, uint32_t rows,
+                          int16_t *to, uint32_t pitch) {
+  for (; rows; rows--, from += row_step, to += pitch) {
+    const int16_t *x = from;
+    int16_t *y = to;
+    uint32_t left = width;
+    TT_NO_UNROLL for (; left >= 4; left -= 4, x += 4 * step, y += 4) {
+      const int16_t *third = x + 2 * step;
+      int16_t x0 = x[0], x1 = x[step], x2 = third[0], x3 = third[step];
+      y[0] = x0, y[1] = x1, y[2] = x2, y[3] = x3;
+    }
+    TT_NO_UNROLL for (; left; left--, x += step) *y++ = *x;
   }
-  for (; count; count--, from += step) *to++ = *from;
 }
 
 void tt_fill_int16(int16_t value, uint32_t count, int16_t *to) {

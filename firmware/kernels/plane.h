@@ -28,9 +28,19 @@ int32_t tt_pack_taps(const int8_t *w, int32_t row_step, int32_t step, uint32_t k
 /* Output rows of a band: as many as fit TT_BAND_BYTES at `row_bytes` each besides `fixed_bytes`, from 1 to all. */
 uint32_t tt_band_rows(uint32_t rows, uint32_t row_bytes, uint32_t fixed_bytes);
 
-/* Copy `count` elements that lie `step` apart. */
-void tt_copy_int8(const int8_t *from, uint32_t step, uint32_t count, int16_t *to);
-void tt_copy_int16(const int16_t *from, uint32_t step, uint32_t count, int16_t *to);
+typedef struct { /* one channel of an int8 (H, W, C) tensor, or every other column of it */
+  const int8_t *data;
+  uint32_t row_step, step, width;
+  int32_t height;
+  int16_t outside; /* what rows outside 0 .. height - 1 read as */
+} tt_plane_source;
+
+/* Copy rows h .. h + rows - 1. */
+void tt_load_rows(const tt_plane_source *from, int32_t h, uint32_t rows, int16_t *to, uint32_t pitch);
+
+/* Copy `rows` rows of `width` elements that lie `step` apart. */
+void tt_copy_rows(const int16_t *from, uint32_t row_step, uint32_t step, uint32_t width, uint32_t rows, int16_t *to,
+                  uint32_t pitch);
 void tt_fill_int16(int16_t value, uint32_t count, int16_t *to);
 
 typedef struct {
