@@ -23,6 +23,9 @@
 #define TT_NO_UNROLL
 #endif
 
+/* Hides how a value came about: loops keep it in a register of its own instead of working it out again. */
+#define TT_OPAQUE(a) __asm__("" : "+r"(a))
+
 /* Inside a rare branch: keeps the compiler from turning it into conditional moves that always run. */
 #define TT_KEEP_BRANCH() __asm__ volatile("")
 

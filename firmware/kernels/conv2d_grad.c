@@ -46,26 +46,32 @@ TT_ITCM static void pack_weights(weight_column a, weight_column b, uint32_t taps
   }
 }
 
+/* sums += two channels' g of two positions times a word for column a and one for column b. */
+TT_INLINE void multiply_pair(uint32_t g0, uint32_t g1, uint32_t a, uint32_t b, int32_t sums[4]) {
+  sums[0] = tt_smlad(g0, a, sums[0]), sums[1] = tt_smlad(g1, a, sums[1]);
+  sums[2] = tt_smlad(g0, b, sums[2]), sums[3] = tt_smlad(g1, b, sums[3]);
+}
+
 /* sums += g (O,) of two positions times a panel of one tap: [position 0, position 1] of a, then of b. */
-TT_INLINE void multiply_pairs(const int16_t *g0, const int16_t *g1, const uint32_t *panel, uint32_t out_channels,
-                              int32_t sums[4]) {
-  uint32_t a, b, first, second;
-  for (const uint32_t *end = panel + out_channels / 4 * 4; panel != end; g0 += 4, g1 += 4, panel += 4) {
+TT_INLINE void multiply_channels(const int16_t *g0, const int16_t *g1, const uint32_t *panel, uint32_t out_channels,
+                                 int32_t sums[4]) {
+  uint32_t a, b;
+  const uint32_t *eights = panel + out_channels / 8 * 8, *pairs = panel + out_channels / 2 * 2;
+  for (; panel != eights; g0 += 8, g1 += 8, panel += 8) {
     TT_LOAD_PAIR(a, b, panel, 0);
-    first = tt_load32(g0), second = tt_load32(g1);
-    sums[0] = tt_smlad(first, a, sums[0]), sums[1] = tt_smlad(second, a, sums[1]);
-    sums[2] = tt_smlad(first, b, sums[2]), sums[3] = tt_smlad(second, b, sums[3]);
+    multiply_pair(tt_load32(g0), tt_load32(g1), a, b, sums);
     TT_LOAD_PAIR(a, b, panel, 2);
-    first = tt_load32(g0 + 2), second = tt_load32(g1 + 2);
-    sums[0] = tt_smlad(first, a, sums[0]), sums[1] = tt_smlad(second, a, sums[1]);
-    sums[2] = tt_smlad(first, b, sums[2]), sums[3] = tt_smlad(second, b, sums[3]);
+    multiply_pair(tt_load32(g0 + 2), tt_load32(g1 + 2), a, b, sums);
+    TT_LOAD_PAIR(a, b, panel, 4);
+    multiply_pair(tt_load32(g0 + 4), tt_load32(g1 + 4), a, b, sums);
+    TT_LOAD_PAIR(a, b, panel, 6);
+    multiply_pair(tt_load32(g0 + 6), tt_load32(g1 + 6), a, b, sums);
+    TT_OPAQUE(g0);
+    TT_OPAQUE(g1);
   }
-  for (uint32_t left = out_channels & 3; left; g0 += 2, g1 += 2, panel += 2) {
-    first = left > 1 ? tt_load32(g0) : (uint16_t)*g0, second = left > 1 ? tt_load32(g1) : (uint16_t)*g1;
-    sums[0] = tt_smlad(first, panel[0], sums[0]), sums[1] = tt_smlad(second, panel[0], sums[1]);
-    sums[2] = tt_smlad(first, panel[1], sums[2]), sums[3] = tt_smlad(second, panel[1], sums[3]);
-    left -= left > 1 ? 2 : 1;
-  }
+  TT_NO_UNROLL for (; panel != pairs; g0 += 2, g1 += 2, panel += 2)
+    multiply_pair(tt_load32(g0), tt_load32(g1), panel[0], panel[1], sums);
+  if (out_channels & 1) multiply_pair((uint16_t)*g0, (uint16_t)*g1, panel[0], panel[1], sums);
 }
 
 /* Pointwise, stride 1: sums[column][position] of `count` positions; an odd last one is computed twice. */
@@ -73,7 +79,7 @@ TT_ITCM static void multiply_positions(const int16_t *g, uint32_t channels, cons
                                        int32_t (*sums)[POSITIONS]) {
   for (uint32_t n = 0; n < count; n += 2, g += 2 * channels) {
     int32_t four[4] = {0};
-    multiply_pairs(g, n + 1 < count ? g + channels : g, panel, channels, four);
+    multiply_channels(g, n + 1 < count ? g + channels : g, panel, channels, four);
     sums[0][n] = four[0], sums[0][n + 1] = four[1], sums[1][n] = four[2], sums[1][n + 1] = four[3];
   }
 }
@@ -89,7 +95,7 @@ TT_NOINLINE static void multiply_window(const int16_t *g, const tt_dims *g_dims,
       if (r < 0 || q < 0 || r % stride || q % stride) continue;
       if (r / stride >= g_dims->height || q / stride >= g_dims->width) continue;
       const int16_t *pixel = g + (r / stride * g_dims->width + q / stride) * g_dims->channels;
-      multiply_pairs(pixel, pixel, panel, g_dims->channels, four);
+      multiply_channels(pixel, pixel, panel, g_dims->channels, four);
     }
   *sum_a = four[0], *sum_b = four[2];
 }
@@ -163,29 +169,31 @@ TT_ITCM static void pack_g(const int16_t *g, uint32_t channels, uint32_t positio
   }
 }
 
+/* sums[output channel][input channel] += two words of a g panel times two of an x panel; `word` is a literal. */
+TT_INLINE void multiply_words(const uint32_t *g, const uint32_t *x, uint32_t word, int32_t sums[4]) {
+  uint32_t g0, g1, x0, x1;
+  TT_LOAD_PAIR(g0, g1, g, 2 * word);
+  TT_LOAD_PAIR(x0, x1, x, 2 * word);
+  sums[0] = tt_smlad(g0, x0, sums[0]), sums[1] = tt_smlad(g0, x1, sums[1]);
+  sums[2] = tt_smlad(g1, x0, sums[2]), sums[3] = tt_smlad(g1, x1, sums[3]);
+}
+
 /* sums[output channel][input channel] of one g panel and the panels of `columns` input channels. */
 TT_ITCM static void multiply_panels(const uint32_t *g_panel, const uint32_t *x, uint32_t columns, uint32_t half,
                                     int32_t (*sums)[COLUMNS]) {
-  for (uint32_t c = 0; c < columns; c += 2) {
-    int32_t s00 = 0, s01 = 0, s10 = 0, s11 = 0;
-    uint32_t g0, g1, x0, x1;
+  const uint32_t *fours = g_panel + half / 4 * 8, *end = g_panel + 2 * half;
+  for (int32_t *to = sums[0], *last = to + columns; to < last; to += 2) {
     const uint32_t *g = g_panel;
-    for (const uint32_t *end = x + half / 2 * 4; x != end; x += 4, g += 4) {
-      TT_LOAD_PAIR(g0, g1, g, 0);
-      TT_LOAD_PAIR(x0, x1, x, 0);
-      s00 = tt_smlad(g0, x0, s00), s01 = tt_smlad(g0, x1, s01);
-      s10 = tt_smlad(g1, x0, s10), s11 = tt_smlad(g1, x1, s11);
-      TT_LOAD_PAIR(g0, g1, g, 2);
-      TT_LOAD_PAIR(x0, x1, x, 2);
-      s00 = tt_smlad(g0, x0, s00), s01 = tt_smlad(g0, x1, s01);
-      s10 = tt_smlad(g1, x0, s10), s11 = tt_smlad(g1, x1, s11);
+    int32_t four[4] = {0};
+    for (; g != fours; g += 8, x += 8) {
+      multiply_words(g, x, 0, four);
+      multiply_words(g, x, 1, four);
+      multiply_words(g, x, 2, four);
+      multiply_words(g, x, 3, four);
+      TT_OPAQUE(g);
     }
-    if (half & 1) {
-      s00 = tt_smlad(g[0], x[0], s00), s01 = tt_smlad(g[0], x[1], s01);
-      s10 = tt_smlad(g[1], x[0], s10), s11 = tt_smlad(g[1], x[1], s11);
-      x += 2;
-    }
-    sums[0][c] = s00, sums[0][c + 1] = s01, sums[1][c] = s10, sums[1][c + 1] = s11;
+    TT_NO_UNROLL for (; g != end; g += 2, x += 2) multiply_words(g, x, 0, four);
+    to[0] = four[0], to[1] = four[1], to[COLUMNS] = four[2], to[COLUMNS + 1] = four[3];
   }
 }
 

@@ -87,6 +87,14 @@ typedef struct {
   int32_t *sums;
 } tap_row;
 
+/* sums[j] += g x of two positions, word number `word` (a literal) of both. */
+TT_INLINE void sum_word(const uint32_t *g, const int16_t *x, uint32_t word, uint32_t taps, int32_t sums[MAX_TAPS]) {
+  uint32_t even, odd;
+  TT_LOAD_PAIR(even, odd, g, 2 * word);
+  for (uint32_t j = 0; j < taps; j++)
+    sums[j] = tt_smlad(j & 1 ? odd : even, tt_load32(x + 2 * word + j / 2 * 2), sums[j]);
+}
+
 /* sums[j] += sum over positions of g x, for `taps` taps of one kernel row. */
 TT_INLINE void sum_taps(const tap_row *t, uint32_t taps) {
   const int16_t *row = t->x;
@@ -94,10 +102,14 @@ TT_INLINE void sum_taps(const tap_row *t, uint32_t taps) {
   int32_t sums[MAX_TAPS] = {0};
   for (uint32_t r = t->rows; r; r--, row += t->x_step) {
     const int16_t *x = row;
-    for (const uint32_t *end = g + 2 * t->words; g != end; g += 2, x += 2) {
-      uint32_t even, odd;
-      TT_LOAD_PAIR(even, odd, g, 0);
-      for (uint32_t j = 0; j < taps; j++) sums[j] = tt_smlad(j & 1 ? odd : even, tt_load32(x + j / 2 * 2), sums[j]);
+    for (const uint32_t *end = g + t->words / 2 * 4; g != end; g += 4, x += 4) {
+      sum_word(g, x, 0, taps, sums);
+      sum_word(g, x, 1, taps, sums);
+      TT_OPAQUE(g);
+    }
+    if (t->words & 1) {
+      sum_word(g, x, 0, taps, sums);
+      g += 2;
     }
   }
   for (uint32_t j = 0; j < taps; j++) t->sums[j * t->sums_step] += sums[j];

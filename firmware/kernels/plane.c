@@ -38,7 +38,8 @@ uint32_t tt_band_rows(uint32_t rows, uint32_t row_bytes, uint32_t fixed_bytes) {
 }
 
 TT_ITCM void tt_load_rows(const tt_plane_source *from, int32_t h, uint32_t rows, int16_t *to, uint32_t pitch) {
-  uint32_t step = from->step;
+  uint32_t step = from->step, step3 = 3 * step;
+  TT_OPAQUE(step3);
   const int8_t *row = from->data + h * (int32_t)from->row_step;
   for (; rows; rows--, h++, row += from->row_step, to += pitch) {
     const int8_t *x = row;
@@ -48,27 +49,27 @@ TT_ITCM void tt_load_rows(const tt_plane_source *from, int32_t h, uint32_t rows,
       TT_NO_UNROLL for (; left; left--) *y++ = outside;
       continue;
     }
-    TT_NO_UNROLL for (; left >= 4; left -= 4, x += 4 * step, y += 4) {
-      const int8_t *third = x + 2 * step;
-      int16_t x0 = x[0], x1 = x[step], x2 = third[0], x3 = third[step];
+    TT_NO_UNROLL for (const int16_t *end = y + (left & ~3u); y != end; x += 4 * step, y += 4) {
+      int16_t x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[step3];
       y[0] = x0, y[1] = x1, y[2] = x2, y[3] = x3;
     }
-    TT_NO_UNROLL for (; left; left--, x += step) *y++ = *x;
+    TT_NO_UNROLL for (left &= 3; left; left--, x += step) *y++ = *x;
   }
 }
 
 TT_ITCM void tt_copy_rows(const int16_t *from, uint32_t row_step, uint32_t step, uint32_t width, uint32_t rows,
                           int16_t *to, uint32_t pitch) {
+  uint32_t step3 = 3 * step;
+  TT_OPAQUE(step3);
   for (; rows; rows--, from += row_step, to += pitch) {
     const int16_t *x = from;
     int16_t *y = to;
     uint32_t left = width;
-    TT_NO_UNROLL for (; left >= 4; left -= 4, x += 4 * step, y += 4) {
-      const int16_t *third = x + 2 * step;
-      int16_t x0 = x[0], x1 = x[step], x2 = third[0], x3 = third[step];
+    TT_NO_UNROLL for (const int16_t *end = y + (left & ~3u); y != end; x += 4 * step, y += 4) {
+      int16_t x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[step3];
       y[0] = x0, y[1] = x1, y[2] = x2, y[3] = x3;
     }
-    TT_NO_UNROLL for (; left; left--, x += step) *y++ = *x;
+    TT_NO_UNROLL for (left &= 3; left; left--, x += step) *y++ = *x;
   }
 }
 
