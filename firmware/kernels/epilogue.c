@@ -21,43 +21,55 @@ void tt_requantize_open(const tt_requant *out) {
   __builtin_memset(out->mask, 0xFF, bytes);
 }
 
-/* Sums, multipliers and elements of y, each with its own step. Without a mask the clamp happens in float, where it
- * commutes with rint. */
+/* What a call needs of tt_requant, in registers: y is int8 and might alias the structure. */
 typedef struct {
-  const int32_t *sums;
-  const float *multiplier;
-  uint32_t index, count;
-} run;
+  int8_t *y;
+  uint8_t *mask;
+  int32_t zero, lo, hi;
+  uint32_t step, step3; /* elements from a position to the next, and to the third one after it */
+} target;
 
-TT_INLINE void requantize(const tt_requant *out, run r, uint32_t sums_step, uint32_t multiplier_step, uint32_t step) {
-  int32_t zero = out->zero_point, lo = out->lo, hi = out->hi;
-  float low = (float)(lo - zero), high = (float)(hi - zero);
-  uint8_t *mask = out->mask;
-  int8_t *y = out->y + r.index;
-  if (!mask) {
-    for (; r.count >= 4; r.count -= 4, y += 4 * step, r.sums += 4 * sums_step, r.multiplier += 4 * multiplier_step)
-      for (uint32_t k = 0; k < 4; k++) {
-        float value = (float)r.sums[k * sums_step] * r.multiplier[k * multiplier_step];
-        y[k * step] = (int8_t)(tt_rint(tt_min(tt_max(value, low), high)) + zero);
-      }
-    for (; r.count; r.count--, y += step, r.sums += sums_step, r.multiplier += multiplier_step)
-      *y = (int8_t)(tt_rint(tt_min(tt_max((float)*r.sums * *r.multiplier, low), high)) + zero);
-    return;
-  }
-  for (; r.count; r.count--, y += step, r.index += step, r.sums += sums_step, r.multiplier += multiplier_step)
-    *y = tt_requantize((float)*r.sums * *r.multiplier, zero, lo, hi, mask, r.index);
+TT_INLINE target make_target(const tt_requant *out) {
+  uint32_t step3 = 3u * out->channels;
+  TT_OPAQUE(step3);
+  return (target){out->y, out->mask, out->zero_point, out->lo, out->hi, out->channels, step3};
+}
+
+/* One channel at four positions, without mask: the clamp happens in float, where it commutes with rint, and the four
+ * chains of dependent instructions overlap. */
+TT_INLINE void put_four(const target *t, const int32_t *sums, float multiplier, int8_t *y) {
+  float low = (float)(t->lo - t->zero), high = (float)(t->hi - t->zero);
+  int32_t q[4];
+  for (uint32_t p = 0; p < 4; p++)
+    q[p] = tt_rint(tt_min(tt_max((float)sums[p] * multiplier, low), high)) + t->zero;
+  y[0] = (int8_t)q[0], y[t->step] = (int8_t)q[1], y[2 * t->step] = (int8_t)q[2], y[t->step3] = (int8_t)q[3];
+}
+
+TT_INLINE void put_one(const target *t, int32_t sum, float multiplier, uint32_t index) {
+  t->y[index] = tt_requantize((float)sum * multiplier, t->zero, t->lo, t->hi, t->mask, index);
 }
 
 TT_ITCM void tt_requantize_tile(const tt_requant *out, int32_t (*sums)[TT_TILE_POSITIONS], uint32_t position,
                                 uint32_t positions, uint32_t channel, uint32_t channels) {
-  run r = {*sums, out->multiplier + channel, position * out->channels + channel, channels};
-  for (; positions; positions--, r.sums++, r.index += out->channels) requantize(out, r, TT_TILE_POSITIONS, 1, 1);
+  target t = make_target(out);
+  const float *multiplier = out->multiplier + channel, *end = multiplier + channels;
+  uint32_t index = position * t.step + channel;
+  if (positions == TT_TILE_POSITIONS && !t.mask)
+    TT_NO_UNROLL for (int8_t *y = t.y + index; multiplier != end; y++) put_four(&t, *sums++, *multiplier++, y);
+  else
+    for (; multiplier != end; sums++, index++, multiplier++)
+      TT_NO_UNROLL for (uint32_t p = 0; p < positions; p++) put_one(&t, (*sums)[p], *multiplier, index + p * t.step);
 }
 
 TT_ITCM void tt_requantize_positions(const tt_requant *out, const int32_t *sums, uint32_t position, uint32_t channel,
                                      uint32_t count) {
+  target t = make_target(out);
   float multiplier = out->multiplier[channel];
-  requantize(out, (run){sums, &multiplier, position * out->channels + channel, count}, 1, 0, out->channels);
+  uint32_t index = position * t.step + channel;
+  if (!t.mask)
+    TT_NO_UNROLL for (; count >= 4; count -= 4, sums += 4, index += 4 * t.step)
+      put_four(&t, sums, multiplier, t.y + index);
+  TT_NO_UNROLL for (; count; count--, index += t.step) put_one(&t, *sums++, multiplier, index);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------ */
