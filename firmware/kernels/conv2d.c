@@ -25,14 +25,14 @@ typedef struct {
 } segment;
 
 /* Expand `count` bytes into one position's words of consecutive groups; minus_z in both halves. */
-static void expand(const int8_t *x, uint32_t count, uint32_t minus_z, uint32_t *words) {
-  for (; count >= 4; count -= 4, x += 4, words += GROUP_WORDS) {
+TT_ITCM static void expand(const int8_t *x, uint32_t count, uint32_t minus_z, uint32_t *words) {
+  TT_NO_UNROLL for (const int8_t *end = x + (count & ~3u); x != end; x += 4, words += GROUP_WORDS) {
     uint32_t four = tt_load32(x);
     words[0] = tt_sxtab16(minus_z, four);
     words[1] = tt_sxtab16(minus_z, tt_ror8(four));
   }
-  if (count) { /* the missing ones meet zero weights */
-    uint32_t rest = tt_load_tail(x, count);
+  if (count & 3) { /* the missing ones meet zero weights */
+    uint32_t rest = tt_load_tail(x, count & 3);
     words[0] = tt_sxtab16(minus_z, rest);
     words[1] = tt_sxtab16(minus_z, tt_ror8(rest));
   }
@@ -137,12 +137,12 @@ void tt_conv2d(const tt_input *x, const tt_conv_weight *w, const int32_t *bias, 
   for (uint32_t start = 0; start < positions; start += POSITIONS) {
     uint32_t here = positions - start < POSITIONS ? positions - start : POSITIONS;
     for (uint32_t p = 0; p < here; p++) {
-      const int8_t *source = x->data + (row * x->width + column) * x->channels;
+      const int8_t *source = bytes;
       if (w->perm) gather_slices(x, window, w->perm, trained, row, column, bytes);
       else if (taps > 1) gather(x, window, row, column, bytes);
-      if (w->perm || taps > 1) source = bytes;
+      else source = x->data + (row * x->width + column) * x->channels;
       expand(source, segments[0].length, minus_z, segments[0].windows + 2 * p);
-      expand(source + segments[0].length, segments[1].length, minus_z, segments[1].windows + 2 * p);
+      if (w->frozen) expand(source + segments[0].length, segments[1].length, minus_z, segments[1].windows + 2 * p);
       column += window->stride;
       if (column == end) column = -window->pad_left, row += window->stride;
     }
