@@ -8,11 +8,23 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tinytrain_lite import __version__, measure, tables
+from tinytrain_lite import __version__, cli_search, measure, tables
 from tinytrain_lite.autodiff import UpdateRule
 from tinytrain_lite.board import DEFAULT_BOARD
+from tinytrain_lite.cli_options import (
+    Data,
+    DataPath,
+    Model,
+    PerClass,
+    Qas,
+    Rounding,
+    Scheme,
+    Seed,
+    Size,
+    console,
+    step_progress,
+)
 from tinytrain_lite.errors import TinyTrainError, UnsupportedError
 
 app = typer.Typer(
@@ -25,26 +37,8 @@ app = typer.Typer(
     "step, plans its memory and prints it as C; the emulated board trains on real images; everything is counted.\n\n"
     "Start with `tinytrain doctor`, then `tinytrain demo`.",
 )
-console = Console()
-
-Model = Annotated[
-    str, typer.Argument(help="demo, a checkpoint of the paper (*.pkl), or file.py:function (an nn.Module)")
-]
-Scheme = Annotated[
-    str,
-    typer.Option(
-        help="what learns: last, bias, full, last-K, a scheme of the model (sparse, 49kb, ...), or a YAML file"
-    ),
-]
-Data = Annotated[str, typer.Option(help="data set to learn: mnist, fashion-mnist, cifar10-subset")]
-DataPath = Annotated[
-    Path | None, typer.Option(help="file or folder of the data set, where it does not come with a package")
-]
-PerClass = Annotated[int, typer.Option(min=1, help="images of each class to learn from")]
-Size = Annotated[int | None, typer.Option(min=1, help="height and width of the images that your nn.Module takes")]
-Rounding = Annotated[str, typer.Option(help="how an update is rounded: fraction8, stochastic, nearest, truncate")]
-Qas = Annotated[bool, typer.Option(help="quantization-aware scaling of the gradients")]
-Seed = Annotated[int, typer.Option(help="of the split and of the order of the images")]
+app.command()(cli_search.analyze)
+app.command()(cli_search.search)
 
 
 def main() -> None:
@@ -226,13 +220,6 @@ def doctor() -> None:
     console.print(doctor_table(rows))
     if not healthy(rows):
         raise typer.Exit(1)
-
-
-def step_progress() -> Progress:
-    """A bar that counts training steps."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Contribution analysis: what each bias and each slice of a weight adds to the accuracy after training.
 
-Paper section 3.2 and figure 5. Every entry is one training run from the same start, on the same images in the same order:
+Paper section 3.2 and figure 5. Every entry is one training run: same start, same images, same order:
 
     bias   k      the last k biases learn (and the head)
     weight i, r   fraction r of the input channels of weight i learns, and every bias from layer i on (and the head)
@@ -111,20 +111,24 @@ class Analysis:
 
 
 def entries_of(graph: Graph, depth: int | None = None) -> list[Entry]:
-    """Everything to measure: `bias k` for all k, and the weights of the last `depth` layers (all by default).
+    """Everything to measure on the last `depth` layers (all by default), deepest first.
 
-    The head learns in every entry, so it has none of its own. Of ratios that select equally many channels only the
-    smallest is kept. Raises UnsupportedError if the network has fewer layers than `depth`.
+    In that order the features of one entry are computed from those of an earlier one. The head learns in every
+    entry, so it has none of its own. Of ratios that select equally many channels only the smallest is kept.
+    Raises UnsupportedError if the network has fewer layers than `depth`.
     """
     ops = [op for op in graph if "w" in op.inputs]
     depth = len(ops) if depth is None else depth
     if not 1 <= depth <= len(ops):
-        raise UnsupportedError(f"{graph.name}: has {len(ops)} layers; weights of the last {depth} cannot be analysed")
-    entries = [Entry(k) for k in range(1, len(ops) + 1)]
-    for i, op in enumerate(ops[len(ops) - depth : -1], len(ops) - depth):
-        channels = op.inputs["w"].shape[-1 if op.kind == "conv2d" else 0]  # depthwise: one filter a channel
-        smallest = {max(1, round(channels * ratio)): ratio for ratio in reversed(RATIOS)}
-        entries += [Entry(len(ops) - i, op.name, ratio) for ratio in sorted(smallest.values())]
+        raise UnsupportedError(f"{graph.name} has {len(ops)} layers; the last {depth} cannot be analysed")
+    entries = []
+    for biases in range(depth, 0, -1):
+        op = ops[-biases]
+        entries.append(Entry(biases))
+        if biases > 1:
+            channels = op.inputs["w"].shape[-1 if op.kind == "conv2d" else 0]  # depthwise: one filter a channel
+            smallest = {max(1, round(channels * ratio)): ratio for ratio in reversed(RATIOS)}
+            entries += [Entry(biases, op.name, ratio) for ratio in sorted(smallest.values())]
     return entries
 
 
@@ -168,8 +172,6 @@ def _measure_all(
     yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
 
 
-def _measure(
-    graph: Graph, data: Split, recipe: Recipe, entry: Entry, cache: Path | None
-) -> tuple[str, float | None]:
+def _measure(graph: Graph, data: Split, recipe: Recipe, entry: Entry, cache: Path | None) -> tuple[str, float | None]:
     record = train(graph, entry.scheme(), data, recipe, cache)
     return entry.key, record.final("validation") if record.status == "ok" else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,29 +28,38 @@ BATCH = 32
 def frontier_features(network: Network, data: Dataset, directory: Path | None = None) -> Features:
     """The frontier tensors of `network` for every image of `data`; files in `directory` are reused and added."""
     names = [t.name for t in network.frontier]
-    image = network.graph.image.name
+    graph = network.graph
     pixels = quantize_image(data.images).transpose(0, 3, 1, 2)
-    known: Features = {image: pixels} if image in names else {}
+    known: Features = {graph.image.name: pixels}
     files: dict[str, Path] = {}
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         images = hashlib.sha256(data.images.tobytes()).hexdigest()
-        files = {
-            t.name: directory / f"{_key(network, t, images)}.npy" for t in network.frontier if t.name not in known
-        }
+        frozen = [t for name in names for op in _needed(graph, graph.tensors[name]) for t in op.outputs.values()]
+        files = {t.name: directory / f"{_key(network, t, images)}.npy" for t in frozen}
         known |= {name: np.load(file, mmap_mode="r") for name, file in files.items() if file.exists()}
     missing = [name for name in names if name not in known]
     if missing:
         parts: dict[str, list[np.ndarray]] = {name: [] for name in missing}
+        sources = _sources(graph, missing, known)
         for start in range(0, max(len(pixels), 1), BATCH):  # an empty part has empty features
-            batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH]))
-            for name, value in network.evaluate({image: batch}, missing).items():
+            batch = {t: torch.from_numpy(np.array(known[t][start : start + BATCH])) for t in sources}
+            for name, value in network.evaluate(batch, missing).items():
                 parts[name].append(value.numpy())
         for name in missing:
             known[name] = np.concatenate(parts[name])
             if name in files:
                 _write(files[name], known[name])
-    return known
+    return {name: known[name] for name in names}
+
+
+def _sources(graph: Graph, wanted: Iterable[str], known: Features) -> set[str]:
+    """The known tensors nearest to the wanted ones: the image, or what another scheme has left behind."""
+    needed = set(wanted)
+    for op in reversed(graph.ops):
+        if op.outputs["y"].name in needed - known.keys():
+            needed |= {t.name for t in op.inputs.values()}
+    return needed & known.keys()
 
 
 def _key(network: Network, tensor: Tensor, images: str) -> str:
