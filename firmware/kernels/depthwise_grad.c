@@ -64,8 +64,8 @@ void tt_depthwise_grad_input(const tt_dfp *g, const tt_dims *g_dims, const int8_
       for (uint32_t b = 0; b < stride; b++) {
         phase v = make_phase(&vertical, a), h = make_phase(&horizontal, b);
         uint32_t lead = h.start & 1; /* an odd column: begin one earlier, with a zero */
-        int32_t last = ((int32_t)a + step * ((int32_t)v.taps - 1)) * kernel_w + (int32_t)b + step * ((int32_t)h.taps - 1);
-        tt_pack_taps(weight + last, -step * kernel_w, -step, v.taps, h.taps, lead, taps);
+        int32_t last_i = (int32_t)a + step * ((int32_t)v.taps - 1), last_j = (int32_t)b + step * ((int32_t)h.taps - 1);
+        tt_pack_taps(weight + last_i * kernel_w + last_j, -step * kernel_w, -step, v.taps, h.taps, lead, taps);
         tt_correlate(&(tt_correlation){plane + v.start * pitch + h.start - lead, pitch, taps, v.taps,
                                        tt_tap_pairs(h.taps, lead), 1, v.count, h.count, 0,
                                        sums + v.first * out->width + h.first, stride * out->width, stride});

@@ -128,12 +128,12 @@ class DepthwiseGradInput(GradientOp):
 
     def scratch_bytes(self, op: Op) -> int:
         """int32 sums and packed taps of one channel, and its g framed by the zeros a full correlation meets."""
-        out, kernel, stride = op.outputs["out0"], op.inputs["w"].shape[1:], op.attrs["stride"]
+        out, (_, kh, kw), stride = op.outputs["out0"], op.inputs["w"].shape, op.attrs["stride"]
         height, width = (
             (pad + size - 1) // stride - pad // stride + 1 + (k - 1) // stride
-            for size, k, pad in zip(out.shape[:2], kernel, op.attrs["pad"][:2], strict=True)
+            for size, k, pad in zip(out.shape[:2], (kh, kw), op.attrs["pad"][:2], strict=True)
         )
-        return 4 * out.shape[0] * out.shape[1] + tap_bytes(*kernel, lead=1) + 2 * (height * even(width) + PLANE_SLACK)
+        return 4 * out.shape[0] * out.shape[1] + tap_bytes(kh, kw, lead=1) + 2 * (height * even(width) + PLANE_SLACK)
 
     def in_place(self, op: Op) -> list[tuple[str, str]]:
         return [("out0", f"skip{i}") for i in range(len(skips(op)))] or [("out0", "g")]
