@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from tinytrain_lite.errors import UnsupportedError
 from tinytrain_lite.graph import Graph, Op, Tensor
-from tinytrain_lite.ops.update import bound_of
+from tinytrain_lite.ops.update import WEIGHT_BOUND, bound_of
 from tinytrain_lite.passes.sparse import apply_scheme
 from tinytrain_lite.sparse.scheme import UpdateScheme
 
@@ -115,6 +115,7 @@ class Network(nn.Module):
         self.values = nn.ParameterList(t.value for t in self.trained)
         self._by_name = {t.name: t for t in self.trained}
         self._constants: Values = {}
+        self._row_sums: dict[str, float] = {}  # largest sum |w| of a frozen layer's rows
         self.logits = self.graph.ops[-1].outputs["y"].name
         moving: set[str] = {t.name for t in self.trained}
         self.live = []
@@ -171,29 +172,28 @@ class Network(nn.Module):
     def _accumulate(self, op: Op, x: torch.Tensor) -> torch.Tensor:
         """sum (x - z_x) w + b: float32, exact before its final rounding (the twin: plain float32)."""
         w, b = self._weight(op), self._bias(op)
-        if self._needs_float64(w, op.inputs["x"]):
+        if not self._fits_float32(op, w, b):
             x, w = x.double(), w.double()
+        b = b.to(x.dtype)
         if self.defects.ignore_zero_point and op.inputs["w"].role == "param":
-            acc = self._product(op, x, w.detach())
-            wrong = self._product(op, x.detach(), w, op.inputs["x"].zero_point)
-            acc = acc + (wrong - wrong.detach())  # adds 0 to the value, and the wrong gradient to that of w
-        else:
-            acc = self._product(op, x, w)
-        if b.abs().max() > EXACT_FLOAT32:
-            acc = acc.double()
-        return (acc + b.to(acc.dtype).reshape(-1, *[1] * (acc.ndim - 2))).float()
+            acc = self._product(op, x, w.detach(), b)
+            wrong = self._product(op, x.detach(), w, None, op.inputs["x"].zero_point)
+            return (acc + (wrong - wrong.detach())).float()  # adds 0 to the value, the wrong gradient to that of w
+        return self._product(op, x, w, b).float()
 
     @staticmethod
-    def _product(op: Op, x: torch.Tensor, w: torch.Tensor, shift: int = 0) -> torch.Tensor:
+    def _product(
+        op: Op, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, shift: int = 0
+    ) -> torch.Tensor:  # fmt: skip
         """Convolution of x + shift, padded with `shift` as well."""
         if op.kind == "linear":
-            return F.linear(x.flatten(1) + shift, w)
+            return F.linear(x.flatten(1) + shift if shift else x.flatten(1), w, b)
         top, left, bottom, right = op.attrs["pad"]
         groups = w.shape[0] if op.kind == "depthwise_conv2d" else 1
         if (top, left) == (bottom, right) and not shift:
-            return F.conv2d(x, w, None, op.attrs["stride"], (top, left), 1, groups)
+            return F.conv2d(x, w, b, op.attrs["stride"], (top, left), 1, groups)
         padded = F.pad(x, (left, right, top, bottom)) + shift
-        return F.conv2d(padded, w, None, op.attrs["stride"], 0, 1, groups)
+        return F.conv2d(padded, w, b, op.attrs["stride"], 0, 1, groups)
 
     def _weight(self, op: Op) -> torch.Tensor:
         """The whole weight as torch wants it, (O, I, KH, KW) or (N, I): trained part and frozen part together."""
@@ -239,7 +239,8 @@ class Network(nn.Module):
         """What the forward pass sees of a parameter that learns."""
         raise NotImplementedError
 
-    def _needs_float64(self, w: torch.Tensor, x: Tensor) -> bool:
+    def _fits_float32(self, op: Op, w: torch.Tensor, b: torch.Tensor) -> bool:
+        """True if every partial sum of the layer is exact in float32, or need not be."""
         raise NotImplementedError
 
     def _enter(self, name: str, q: torch.Tensor) -> torch.Tensor:
@@ -287,9 +288,16 @@ class Int8Network(Network):
     def _read(self, trained: Trained) -> torch.Tensor:
         return _Round.apply(trained.value)
 
-    def _needs_float64(self, w: torch.Tensor, x: Tensor) -> bool:
+    def _fits_float32(self, op: Op, w: torch.Tensor, b: torch.Tensor) -> bool:
+        x = op.inputs["x"]
         largest = max(127 - x.zero_point, x.zero_point + 128)
-        return float(w.detach().abs().flatten(1).sum(1).max()) * largest > EXACT_FLOAT32
+        room = EXACT_FLOAT32 - float(b.detach().abs().max())
+        if w[0].numel() * WEIGHT_BOUND * largest <= room:
+            return True
+        rows = self._row_sums.get(op.name) or float(w.detach().abs().flatten(1).sum(1).max())
+        if op.inputs["w"].role != "param":
+            self._row_sums[op.name] = rows
+        return rows * largest <= room
 
     def _enter(self, name: str, q: torch.Tensor) -> torch.Tensor:
         return q.float() - self.graph.tensors[name].zero_point
@@ -333,8 +341,8 @@ class FloatNetwork(Network):
     def _read(self, trained: Trained) -> torch.Tensor:
         return trained.value
 
-    def _needs_float64(self, w: torch.Tensor, x: Tensor) -> bool:
-        return False
+    def _fits_float32(self, op: Op, w: torch.Tensor, b: torch.Tensor) -> bool:
+        return True
 
     def _enter(self, name: str, q: torch.Tensor) -> torch.Tensor:
         t = self.graph.tensors[name]
