@@ -33,8 +33,10 @@ LEFT, RIGHT, TOP, BOTTOM = 78, 20, 16, 46
 class _Plot:
     """An SVG with two axes; `x` and `y` turn data into pixels."""
 
-    def __init__(self, height: int, x_max: float, y_max: float, left: int = LEFT, x_min: float = 0.0):
-        self.height, self.left = height, left
+    def __init__(
+        self, height: int, x_max: float, y_max: float, left: int = LEFT, x_min: float = 0.0, bottom: int = BOTTOM
+    ):
+        self.height, self.left, self.bottom = height, left, bottom
         self.x_min, self.x_max, self.y_max = x_min, x_max, y_max or 1
         self.parts: list[str] = []
 
@@ -42,7 +44,7 @@ class _Plot:
         return round(self.left + (WIDTH - self.left - RIGHT) * (value - self.x_min) / (self.x_max - self.x_min or 1), 2)
 
     def y(self, value: float) -> float:
-        return round(self.height - BOTTOM - (self.height - TOP - BOTTOM) * value / self.y_max, 2)
+        return round(self.height - self.bottom - (self.height - TOP - self.bottom) * value / self.y_max, 2)
 
     def add(self, part: str) -> None:
         self.parts.append(part)
@@ -73,7 +75,7 @@ class _Plot:
 
     def x_axis(self, label: str) -> None:
         for tick in ticks(self.x_max):
-            self.text(self.x(tick), self.height - BOTTOM + 18, f"{tick:,.0f}")
+            self.text(self.x(tick), self.height - self.bottom + 18, f"{tick:,.0f}")
         self.text((self.left + WIDTH - RIGHT) / 2, self.height - 8, label, kind="label")
 
     def svg(self, name: str) -> str:
@@ -110,7 +112,7 @@ def arena_map(m: Measurement) -> str:
     for row in m.ops:
         left, right = plot.x(row.index), plot.x(row.index + 1)
         plot.add(
-            f'<rect x="{left}" y="{plot.height - BOTTOM + 2}" width="{right - left:.2f}" height="4" '
+            f'<rect x="{left}" y="{plot.height - plot.bottom + 2}" width="{right - left:.2f}" height="4" '
             f'fill="{PHASE_COLOURS[row.phase]}">{_title(f"op {row.index} {row.layer}: {row.kind}")}</rect>'
         )
     plot.x_axis("op of the training step (strip: blue forward, orange backward, green update)")
@@ -152,7 +154,7 @@ def layer_bars(m: Measurement) -> str:
     column = 2 if m.train_cycles else 0
     unit = "estimated cycles" if m.train_cycles else "multiply-accumulates"
     totals = [sum(phases[p][column] for p in PHASES) for _, phases in layers]
-    plot = _Plot(400, len(layers), max(totals, default=1) * 1.02)
+    plot = _Plot(430, len(layers), max(totals, default=1) * 1.02, bottom=84)
     plot.y_axis(unit)
     for i, (layer, phases) in enumerate(layers):
         start = 0
@@ -163,11 +165,10 @@ def layer_bars(m: Measurement) -> str:
                 title = f"{layer}, {phase}\n{macs:,} MACs\n{instructions:,} instructions\n{cycles:,} cycles (estimate)"
                 plot.rect(i + 0.12, start, i + 0.88, start + size, PHASE_COLOURS[phase], title)
             start += size
-    every = max(1, len(layers) // 12)
     for i, (layer, _) in enumerate(layers):
-        if i % every == 0:
-            plot.text(plot.x(i + 0.5), plot.height - BOTTOM + 18, layer.removeprefix("blocks."))
-    plot.text((LEFT + WIDTH - RIGHT) / 2, plot.height - 8, "layer, in forward order", kind="label")
+        x, y = plot.x(i + 0.5) + 4, plot.height - plot.bottom + 12
+        name = escape(layer.removeprefix("blocks."))
+        plot.add(f'<text class="tick" text-anchor="end" transform="translate({x} {y}) rotate(-55)">{name}</text>')
     return plot.svg("cycles by layer")
 
 
@@ -208,3 +209,24 @@ def _moving_mean(values: Sequence[float], window: int) -> list[float]:
         total += value - (values[i - window] if i >= window else 0.0)
         means.append(total / min(i + 1, window))
     return means
+
+
+def line_chart(name: str, values: Sequence[float], x_label: str, y_label: str) -> str:
+    """One line through (1, values[0]), (2, values[1]), ..."""
+    plot = _Plot(280, len(values), max(values, default=1) * 1.05)
+    plot.y_axis(y_label, "{:.2g}")
+    plot.line([(i + 1, v) for i, v in enumerate(values)], BLUE, title=name)
+    plot.x_axis(x_label)
+    return plot.svg(name)
+
+
+def stacked_bar(name: str, parts: Sequence[tuple[str, int]], limit: int, unit: str) -> str:
+    """Parts (label, amount) side by side in one bar, each named under the pointer, against a limit."""
+    plot = _Plot(TOP + 60 + BOTTOM, max(limit, sum(size for _, size in parts)) * 1.02, 1)
+    start = 0
+    for colour, (label, size) in zip(SERIES, parts, strict=False):
+        plot.rect(start, 0.2, start + size, 0.8, colour, f"{label}: {size:,} {unit}")
+        start += size
+    plot.line([(limit, 0), (limit, 1)], RED, "limit", f"limit: {limit:,} {unit}")
+    plot.x_axis(unit)
+    return plot.svg(name)

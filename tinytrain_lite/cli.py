@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from tinytrain_lite import __version__, cli_search, measure, tables
 from tinytrain_lite.autodiff import UpdateRule
@@ -46,8 +47,7 @@ def main() -> None:
     try:
         app()
     except TinyTrainError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}: ", end="")
-        print(error, file=sys.stderr)
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(2)
 
 
@@ -71,6 +71,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the report and the record")] = Path(
         "build/demo"
     ),
+    epochs: Annotated[int, typer.Option(min=1, help="times each of the 500 images is learnt from")] = 2,
 ) -> None:
     """A network that knows clothes learns handwritten digits on the emulated board.
 
@@ -79,7 +80,7 @@ def demo(
     """
     from tinytrain_lite.demo import run_demo
 
-    run_demo(console, output)
+    run_demo(console, output, epochs)
 
 
 @app.command("compile")
