@@ -155,8 +155,7 @@ class ProtocolTarget(Target):
         anything that is not this request's reply.
         """
         self._sequence = (self._sequence + 1) & 0xFFFF
-        self._port.write(encode(Frame(message, self._sequence, payload)))
-        reply = decode(self._read_frame())
+        reply = self.exchange(encode(Frame(message, self._sequence, payload)))
         if reply.type == Message.ERROR | REPLY:
             raise DeviceRefused(message, ErrorCode(reply.payload[0]))
         if (reply.type, reply.sequence) != (message | REPLY, self._sequence):
@@ -165,6 +164,11 @@ class ProtocolTarget(Target):
                 f"got type {reply.type:#x} sequence {reply.sequence}"
             )
         return reply.payload
+
+    def exchange(self, wire: bytes) -> Frame:
+        """Send these very bytes, be they a good frame or not, and return what is answered."""
+        self._port.write(wire)
+        return decode(self._read_frame())
 
     def _read_frame(self) -> bytes:
         while (end := self._received.find(0)) < 0:
