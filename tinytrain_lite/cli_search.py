@@ -84,11 +84,11 @@ def search(
     from tinytrain_lite.sparse.price import Pricer, parse_bytes
     from tinytrain_lite.sparse.search import run_search
     from tinytrain_lite.sparse.space import Space
-    from tinytrain_lite.workload import prepare_graph
+    from tinytrain_lite.workload import outline
 
     limit = parse_bytes(budget)
     known = Analysis.load(analysis)
-    space = Space(prepare_graph(model, known), known)
+    space = Space(outline(model, known.classes, tuple(known.shape)), known)
     with step_progress() as bar:
         task = bar.add_task(f"{method}, {limit:,} bytes", total=evaluations)
         result = run_search(

@@ -164,7 +164,7 @@ class Graph:
 
         def twin(t: Tensor) -> Tensor:
             if id(t) not in twins:
-                twins[id(t)] = new = copy.copy(t)
+                twins[id(t)] = new = Tensor(**vars(t))
                 new.aliases = t.aliases and twin(t.aliases)
                 new.rows_of = t.rows_of and twin(t.rows_of)
             return twins[id(t)]

@@ -59,16 +59,30 @@ def prepare(
     height, width, channels = data.images.shape[1:]
     shape = (height, width, channels) if size is None else (size, size, channels)
     if model == DEMO:
-        from tinytrain_lite.train.models import IMAGE_SIZE, load_pretrained, reset_head
+        from tinytrain_lite.train.models import IMAGE_SIZE
 
-        module, name, shape = reset_head(load_pretrained(), classes), DEMO, (IMAGE_SIZE, IMAGE_SIZE, 1)
-    else:
-        module, name = _load_module(model)
+        shape = (IMAGE_SIZE, IMAGE_SIZE, 1)
+    module, name = _module(model, classes)
     from tinytrain_lite.frontend.torch_export import import_module
 
     parts = _fit(parts, shape)
     layers = import_module(module, shape, name)
     return Workload(quantize(layers, calibrate(layers, parts.train.images[:CALIBRATION_IMAGES])), parts)
+
+
+def outline(model: str, classes: int, shape: tuple[int, ...]) -> Graph:
+    """The graph of a model without data, for images of `shape` (H, W, C): enough to plan memory, not to run.
+
+    Shapes are right; the ranges of activations are those of noise. `model` and errors as for `prepare`.
+    """
+    if model.endswith(".pkl"):
+        return import_checkpoint(Path(model), classes)
+    from tinytrain_lite.frontend.torch_export import import_module
+
+    module, name = _module(model, classes)
+    layers = import_module(module, shape, name)
+    noise = np.random.default_rng(0).integers(0, 256, (8, *shape)).astype(np.uint8)
+    return quantize(layers, calibrate(layers, noise))
 
 
 def _fit(parts: datasets.Split, shape: tuple[int, ...]) -> datasets.Split:
@@ -88,6 +102,15 @@ def _fit_images(data: datasets.Dataset, shape: tuple[int, ...]) -> datasets.Data
     if data.images.shape[3] != channels:
         raise UnsupportedError(f"the model takes {channels} channels, {data.name} has {data.images.shape[3]}")
     return data
+
+
+def _module(model: str, classes: int) -> tuple[Any, str]:
+    """The nn.Module of a model that is no checkpoint, and a name for it."""
+    if model != DEMO:
+        return _load_module(model)
+    from tinytrain_lite.train.models import load_pretrained, reset_head
+
+    return reset_head(load_pretrained(), classes), DEMO
 
 
 def _load_module(spec: str) -> tuple[Any, str]:

@@ -63,11 +63,14 @@ class Entry:
 class Analysis:
     """What was measured, and where. `accuracy`: entry key -> 0..1, or None for a run that diverged or died.
 
+    classes, shape: of the data set and of the images (H, W, C) as the model takes them.
     layers: every layer with a weight, in forward order, the head last.  images: validation images counted on.
     """
 
     model: str
     data: str
+    classes: int
+    shape: list[int]
     layers: list[str]
     images: int
     recipe: dict[str, Any]
@@ -143,9 +146,15 @@ def analyze(
     progress: called with (entries measured, entries in all).
     Raises AnalysisError if `path` holds an analysis made with other settings.
     """
-    layers = [op.name for op in graph if "w" in op.inputs]
-    settings = {k: v for k, v in asdict(recipe).items() if k != "curve"}
-    result = Analysis(graph.name, data.train.name, layers, len(data.validation), settings)
+    result = Analysis(
+        model=graph.name,
+        data=data.train.name,
+        classes=len(data.train.classes),
+        shape=list(graph.image.shape),
+        layers=[op.name for op in graph if "w" in op.inputs],
+        images=len(data.validation),
+        recipe=asdict(recipe),
+    )
     if path.exists():
         known = Analysis.load(path)
         if replace(known, accuracy={}) != result:

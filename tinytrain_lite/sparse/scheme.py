@@ -22,6 +22,25 @@ class UpdateScheme:
     biases: int | str = 1
     weights: dict[str | int, float] | str = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises UnsupportedError naming the field that is wrong, what it holds and what it should hold."""
+
+        def refuse(problem: str) -> None:
+            raise UnsupportedError(f"scheme '{self.name}': {problem}")
+
+        if self.biases != "all" and not (_is_whole(self.biases) and int(self.biases) >= 0):
+            refuse(f"biases is {self.biases!r}; expected how many last layers learn their bias (0 or more), or 'all'")
+        if self.weights == "all":
+            return
+        if not isinstance(self.weights, dict):
+            refuse(f"weights is {self.weights!r}; expected 'all', or layer: fraction")
+            return
+        for layer, ratio in self.weights.items():
+            if not (isinstance(layer, str) or _is_whole(layer)):
+                refuse(f"{layer!r} is no layer; expected a name, or a number counted from the first (0) or last (-1)")
+            if not (_is_whole(ratio) or isinstance(ratio, float)) or not 0 < ratio <= 1:
+                refuse(f"layer {layer!r} learns a fraction {ratio!r}; expected a number above 0 and at most 1")
+
     # ---- the layers of a concrete network ---------------------------------------------------
     def resolve_biases(self, layers: list[str]) -> list[str]:
         """Names of the layers whose bias learns. Raises UnsupportedError if there are fewer layers."""
@@ -31,21 +50,17 @@ class UpdateScheme:
         return layers[len(layers) - count :]
 
     def resolve_weights(self, layers: list[str]) -> dict[str, float]:
-        """Layer name -> fraction. Raises UnsupportedError for an unknown layer or a fraction outside (0, 1]."""
-        if self.weights == "all":
-            return dict.fromkeys(layers, 1.0)
+        """Layer name -> fraction. Raises UnsupportedError for a layer that is unknown or named twice."""
         if isinstance(self.weights, str):
-            raise UnsupportedError(
-                f"scheme '{self.name}': weights is '{self.weights}'; expected 'all' or layer: fraction"
-            )
+            return dict.fromkeys(layers, 1.0)
         resolved: dict[str, float] = {}
         for key, ratio in self.weights.items():
             in_range = isinstance(key, int) and -len(layers) <= key < len(layers)
             name = layers[key] if isinstance(key, int) and in_range else key
             if name not in layers:
                 raise UnsupportedError(f"scheme '{self.name}': no layer '{key}'; the network has {', '.join(layers)}")
-            if not 0 < ratio <= 1:
-                raise UnsupportedError(f"scheme '{self.name}': layer '{name}' learns a fraction {ratio}, not in (0, 1]")
+            if name in resolved:
+                raise UnsupportedError(f"scheme '{self.name}': layer '{name}' is named twice; keep one fraction")
             resolved[str(name)] = float(ratio)
         return resolved
 
@@ -58,12 +73,23 @@ class UpdateScheme:
     def from_yaml(cls, path: Path) -> UpdateScheme:
         """Raises UnsupportedError naming the file and the field that is wrong."""
         try:
-            fields = yaml.safe_load(path.read_text())
-        except (OSError, yaml.YAMLError) as error:
+            fields = yaml.safe_load(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UnsupportedError(f"update scheme {path}: {error}") from None
-        if not isinstance(fields, dict) or not set(fields) <= {"name", "biases", "weights"}:
+        if not isinstance(fields, dict):
             raise UnsupportedError(f"update scheme {path}: expected the fields name, biases and weights")
-        return cls(str(fields.get("name", path.stem)), fields.get("biases", 1), fields.get("weights") or {})
+        if unknown := [str(key) for key in fields if key not in ("name", "biases", "weights")]:
+            raise UnsupportedError(
+                f"update scheme {path}: unknown field {', '.join(unknown)}; a scheme has name, biases and weights"
+            )
+        try:
+            return cls(str(fields.get("name", path.stem)), fields.get("biases", 1), fields.get("weights") or {})
+        except UnsupportedError as error:
+            raise UnsupportedError(f"update scheme {path}: {error}") from None
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def preset(name: str) -> UpdateScheme:

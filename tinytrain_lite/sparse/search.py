@@ -108,7 +108,7 @@ def run_search(
         needs = pricer.price(space.scheme(cheapest, "cheapest"))
         raise DoesNotFitError(
             f"no scheme of '{space.graph.name}' fits {budget:,} bytes: the cheapest, the last {cheapest.biases} "
-            f"bias(es) and the head, needs {needs:,}; raise the budget by {needs - budget:,} bytes, or shrink the images"
+            f"bias(es) and the head, needs {needs:,}; give it {needs - budget:,} bytes more, or smaller images"
         )
     bound = None
     if method == "exact":
