@@ -159,7 +159,7 @@ def test_the_bound_is_close(prices: dict[Candidate, int], space: Space):
     for biases in space.biases:
         bound = lower_bound(GRAPH, biases, {n: list(space.weights[n]) for n in space.reachable(biases)})
         slack = [1 - bound.at(c.weights) / price for c, price in prices.items() if c.biases == biases]
-        assert 0 <= min(slack) and max(slack) < 0.1
+        assert min(slack) >= 0 and max(slack) < 0.1
 
 
 # ---- the methods ---------------------------------------------------------------------------------
