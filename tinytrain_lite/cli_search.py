@@ -88,7 +88,7 @@ def search(
 
     limit = parse_bytes(budget)
     known = Analysis.load(analysis)
-    space = Space(outline(model, known.classes, tuple(known.shape)), known)
+    space = Space(outline(model, known.classes, known.shape), known)
     with step_progress() as bar:
         task = bar.add_task(f"{method}, {limit:,} bytes", total=evaluations)
         result = run_search(

@@ -70,7 +70,7 @@ def prepare(
     return Workload(quantize(layers, calibrate(layers, parts.train.images[:CALIBRATION_IMAGES])), parts)
 
 
-def outline(model: str, classes: int, shape: tuple[int, ...]) -> Graph:
+def outline(model: str, classes: int, shape: tuple[int, int, int]) -> Graph:
     """The graph of a model without data, for images of `shape` (H, W, C): enough to plan memory, not to run.
 
     Shapes are right; the ranges of activations are those of noise. `model` and errors as for `prepare`.

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=1000)
     arguments = parser.parse_args()
     analysis = Analysis.load(RESULTS / "mcunet-analysis.json")
-    graph = outline(str(SHARED / "models" / f"{MODEL}.pkl"), analysis.classes, tuple(analysis.shape))
+    graph = outline(str(SHARED / "models" / f"{MODEL}.pkl"), analysis.classes, analysis.shape)
     space = Space(graph, analysis)
     budget = Pricer(graph).price(published(MODEL, arguments.preset))
     runs: dict[str, list[Result]] = {}

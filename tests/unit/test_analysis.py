@@ -101,7 +101,7 @@ def test_an_entry_is_an_ordinary_training_run(graph: Graph, data: Split, sequent
 def test_gains():
     """By hand: head 0.50; two biases 0.60; half of a weight on top 0.66; all of it diverged."""
     accuracy = {"bias 1": 0.5, "bias 2": 0.6, "weight conv 0.5": 0.66, "weight conv 1": None}
-    a = Analysis("net", "data", 2, [1, 1, 1], ["stem", "conv", "head"], 100, {}, accuracy)
+    a = Analysis("net", "data", 2, (1, 1, 1), ["stem", "conv", "head"], 100, {}, accuracy)
     assert a.bias_gain(1) == 0
     assert a.bias_gain(2) == pytest.approx(0.1)
     assert a.weight_gain("conv", 0.5) == pytest.approx(0.06)

@@ -43,7 +43,7 @@ def made_up(depth: int = DEPTH, ratios: tuple[float, ...] = RATIOS, seed: int = 
         elif entry.ratio in ratios:
             accuracy[entry.key] = 0.5 + 0.02 * entry.biases + 0.03 * entry.ratio + float(rng.normal(0, 0.01))
     accuracy["weight b2.project 1"] = None
-    return Analysis(GRAPH.name, "made up", 5, list(GRAPH.image.shape), LAYERS, 1000, {}, accuracy)
+    return Analysis(GRAPH.name, "made up", 5, (12, 12, 3), LAYERS, 1000, {}, accuracy)
 
 
 def everything(space: Space) -> Iterator[Candidate]:
@@ -126,7 +126,7 @@ def test_analysis_of_another_network_is_refused():
     with pytest.raises(UnsupportedError, match="the analysis is of 'residual' with 13 layers, not"):
         Space(GRAPH, analysis)
     with pytest.raises(UnsupportedError, match="no sound run of the head alone"):
-        Space(GRAPH, Analysis("x", "x", 5, [1, 1, 1], LAYERS, 1, {}))
+        Space(GRAPH, Analysis("x", "x", 5, (1, 1, 1), LAYERS, 1, {}))
 
 
 # ---- the bound -----------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_search_command_on_the_demo(tmp_path: Path):
     graph = outline("demo", 10, (32, 32, 1))
     accuracy: dict[str, float | None] = {e.key: 0.5 + 0.01 * e.biases + 0.1 * e.ratio for e in entries_of(graph, 6)}
     layers = [op.name for op in graph if "w" in op.inputs]
-    Analysis(graph.name, "mnist", 10, [32, 32, 1], layers, 100, {}, accuracy).save(tmp_path / "a.json")
+    Analysis(graph.name, "mnist", 10, (32, 32, 1), layers, 100, {}, accuracy).save(tmp_path / "a.json")
     arguments = ["search", "demo", "--analysis", str(tmp_path / "a.json"), "-o", str(tmp_path / "s.yaml")]
     result = CliRunner().invoke(app, [*arguments, "--budget", "24KB", "--evaluations", "30"])
     assert result.exit_code == 0, result.output

@@ -35,7 +35,7 @@ __all__ = ["RATIOS", "Analysis", "AnalysisError", "Entry", "analyze", "entries_o
 
 FORMAT = 1  # of the JSON file
 RATIOS = (0.125, 0.25, 0.5, 1.0)
-HEAD = {-1: 1.0}
+HEAD: dict[str | int, float] = {-1: 1.0}  # the head always learns whole
 
 
 class AnalysisError(TinyTrainError):
@@ -55,8 +55,8 @@ class Entry:
         return f"bias {self.biases}" if self.layer is None else f"weight {self.layer} {self.ratio:g}"
 
     def scheme(self) -> UpdateScheme:
-        weights: dict[str | int, float] = dict(HEAD) if self.layer is None else {self.layer: self.ratio, **HEAD}
-        return UpdateScheme(self.key, self.biases, weights)
+        chosen: dict[str | int, float] = {} if self.layer is None else {self.layer: self.ratio}
+        return UpdateScheme(self.key, self.biases, chosen | HEAD)
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Analysis:
     model: str
     data: str
     classes: int
-    shape: list[int]
+    shape: tuple[int, int, int]
     layers: list[str]
     images: int
     recipe: dict[str, Any]
@@ -108,9 +108,14 @@ class Analysis:
             content = json.loads(path.read_text("utf-8"))
             if content.pop("format") != FORMAT:
                 raise AnalysisError(f"{path}: this version reads format {FORMAT}; run `tinytrain analyze` again")
-            return cls(**content)
+            return cls(**content | {"shape": tuple(content["shape"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise AnalysisError(f"{path} is not a file of `tinytrain analyze`: {error}") from None
+
+
+def _image_shape(graph: Graph) -> tuple[int, int, int]:
+    height, width, channels = graph.image.shape
+    return height, width, channels
 
 
 def entries_of(graph: Graph, depth: int | None = None) -> list[Entry]:
@@ -150,7 +155,7 @@ def analyze(
         model=graph.name,
         data=data.train.name,
         classes=len(data.train.classes),
-        shape=list(graph.image.shape),
+        shape=_image_shape(graph),
         layers=[op.name for op in graph if "w" in op.inputs],
         images=len(data.validation),
         recipe=asdict(recipe),

@@ -153,13 +153,13 @@ class _Liveness:
         savings = []
         for out_role, in_role in definition(op.kind).in_place(op):
             out, source = op.outputs[out_role], op.inputs[in_role]
-            if out.role == "value" and source.role in ("value", "input"):
-                later = [r for r in self.readers[source.name] if r is not op and op in self.ancestors[r]]
-                savings.append((min(align(out.nbytes), align(source.nbytes)), self._least(later)))
-        possible = [(n, layer) for n, layer in savings if layer != MANDATORY]
-        if not possible:
-            return
-        parts[MANDATORY] -= max(n for n, _ in possible)
-        if len(possible) == 1 and possible[0][1] is not None:
-            saving, layer = possible[0]
-            parts[layer] = parts.get(layer, 0) + saving
+            later = [r for r in self.readers[source.name] if r is not op and op in self.ancestors[r]]
+            keeper = self._least(later)
+            if out.role == "value" and source.role in ("value", "input") and keeper != MANDATORY:
+                savings.append((min(align(out.nbytes), align(source.nbytes)), keeper))
+        if savings:
+            parts[MANDATORY] -= max(saved for saved, _ in savings)
+        if len(savings) == 1:
+            saved, keeper = savings[0]
+            if keeper is not None:
+                parts[keeper] = parts.get(keeper, 0) + saved

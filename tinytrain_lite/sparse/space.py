@@ -59,4 +59,5 @@ class Space:
         return self.biases[candidate.biases] + sum(self.weights[layer][ratio] for layer, ratio in candidate.weights)
 
     def scheme(self, candidate: Candidate, name: str) -> UpdateScheme:
-        return UpdateScheme(name, candidate.biases, {**dict(candidate.weights), **HEAD})
+        weights: dict[str | int, float] = dict(candidate.weights)
+        return UpdateScheme(name, candidate.biases, weights | HEAD)
