@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from tinytrain_lite.errors import UnsupportedError
 from tinytrain_lite.sparse.analysis import RATIOS, Analysis
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from tinytrain_lite.sparse.search import Result
 
 # Okabe and Ito's colours, light to dark for a growing share of a weight.
@@ -43,9 +46,7 @@ def analysis_table(analysis: Analysis) -> Table:
 
 def draw_analysis(analysis: Analysis, path: Path) -> None:
     """The paper's figure 5 (a) and (b): gain of the last k biases, and gain of each weight by share."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = _figure(10, 7)
     upper, lower = figure.subplots(2, 1)
     counts = range(1, len(analysis.layers) + 1)
     gains = [(k, 100 * gain) for k in counts if (gain := analysis.bias_gain(k)) is not None]
@@ -65,7 +66,7 @@ def draw_analysis(analysis: Analysis, path: Path) -> None:
     ]
     lower.set_xticks(measured, [analysis.layers[i] for i in measured], rotation=90, fontsize=7)
     lower.axhspan(-100 * analysis.standard_error, 100 * analysis.standard_error, color="#DDDDDD", zorder=0,
-                  label="one standard error")  # fmt: skip
+                  label="one standard error of an accuracy")  # fmt: skip
     lower.legend(fontsize=7)
     _write(figure, path)
 
@@ -86,9 +87,7 @@ def search_table(results: Sequence[Result], budget: int) -> Table:
 
 def draw_search(runs: dict[str, Sequence[Result]], path: Path) -> None:
     """Best score by number of schemes priced; one line a run, and the proven bound."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = _figure(7, 4.5)
     axes = figure.subplots()
     for method, results in runs.items():
         for n, r in enumerate(results):
@@ -104,7 +103,16 @@ def draw_search(runs: dict[str, Sequence[Result]], path: Path) -> None:
     _write(figure, path)
 
 
-def _write(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches. Raises UnsupportedError if matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UnsupportedError("figures need matplotlib; `pip install 'tinytrain-lite[search]'`") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _write(figure: Figure, path: Path) -> None:
     import matplotlib
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -112,8 +112,10 @@ def run_search(
         )
     bound = None
     if method == "exact":
-        from tinytrain_lite.sparse.exact import branch_and_cut  # needs OR-tools, which the other methods do not
-
+        try:
+            from tinytrain_lite.sparse.exact import branch_and_cut  # needs OR-tools, which the other methods do not
+        except ImportError:
+            raise UnsupportedError("exact search needs OR-tools; `pip install 'tinytrain-lite[search]'`") from None
         bound = branch_and_cut(book)
     elif method == "random":
         random_search(book, np.random.default_rng(seed))
