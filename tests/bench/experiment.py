@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """The demo network or a model of the paper, a data set fitted to it, and a seed that draws training images and head."""
+    """A model ("demo" or one of the paper's), a data set fitted to it, and a seed for training images and head."""
 
     model: str
     dataset: str

@@ -92,8 +92,9 @@ class _RoundClamp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, low: int, high: int) -> torch.Tensor:  # type: ignore[no-untyped-def]
         y = x.round()
-        ctx.save_for_backward((y >= low) & (y <= high))
-        return y.clamp_(low, high)
+        clamped = y.clamp(low, high)
+        ctx.save_for_backward(y == clamped)
+        return clamped
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[no-untyped-def]

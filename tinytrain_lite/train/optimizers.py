@@ -98,7 +98,7 @@ class Optimizer:
         elif self.memory == "nearest":
             value.sub_(delta.round())
         elif self.memory == "truncate":
-            value.copy_((value - delta).trunc())
+            value.copy_((value.float() - delta.float()).trunc())  # in float32, as on the device
         else:
             value.sub_(delta)
         if math.isfinite(trained.bound):  # saturate what the forward pass sees; a fraction within it stays
