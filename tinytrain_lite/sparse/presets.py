@@ -20,6 +20,11 @@ def _table() -> dict[str, dict[str, dict[str, Any]]]:
     return yaml.safe_load((resources.files("tinytrain_lite.sparse") / "presets.yaml").read_text("utf-8"))
 
 
+def schemes_of(model: str) -> tuple[str, ...]:
+    """Names of the schemes that `presets.yaml` lists for a model; none for a model it does not know."""
+    return tuple(_table().get(model, {}))
+
+
 def published(model: str, name: str) -> UpdateScheme:
     """The scheme that `presets.yaml` lists for a model, e.g. ("mcunet-5fps", "49kb").
 
