@@ -20,7 +20,8 @@ from tinytrain_lite.ops.window import Pad
 BANDED = ("conv2d", "depthwise_conv2d")
 LONGEST_CHAIN = 6
 BAND_COUNTS = (2, 3, 4, 6, 8, 12, 16)
-WORTH = 0.02  # the last 2 % of the peak are not worth twice the bands
+FEWEST_ROWS = 4  # a kernel's set-up would outweigh a shorter band
+WORTH = 0.05  # the last 5 % of the peak are not worth twice the bands
 
 
 class Rows(NamedTuple):
@@ -89,7 +90,7 @@ def _best_banding(graph: Graph, live: list[int], worst: int) -> Banding | None:
             part = tuple(chain[start : end + 1])
             rest = _others_alive(graph, live, part, index)
             rows = part[-1].outputs["y"].shape[0]
-            candidates += [_priced(part, n, rest) for n in BAND_COUNTS if n <= rows]
+            candidates += [_priced(part, n, rest) for n in BAND_COUNTS if n * FEWEST_ROWS <= rows]
     if not candidates:
         return None
     inside = {id(o) for o in chain}
