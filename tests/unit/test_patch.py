@@ -51,8 +51,8 @@ def before_and_after(graph: Graph, scheme: UpdateScheme) -> tuple[Graph, Graph]:
 def test_bands_compute_the_same_at_a_lower_peak(scheme: UpdateScheme, k: int) -> None:
     graph = wide_network(k, size=64, k=k)
     whole, banded = before_and_after(graph, scheme)
-    assert max(live_bytes(banded)) < 0.8 * max(live_bytes(whole))
-    assert make_plan(banded).arena_bytes < make_plan(whole).arena_bytes
+    assert max(live_bytes(banded)) < 0.9 * max(live_bytes(whole))
+    assert make_plan(banded).arena_bytes < 0.9 * make_plan(whole).arena_bytes
     x, y = images(graph, 3, seed=k)
     a, b = (Machine(calibrate_gradients(g, x, y)) for g in (whole, banded))
     for image, label in zip(x, y, strict=True):
