@@ -15,7 +15,7 @@ Stack Overflow Is Reported
 
 Wild Pointer Is Reported
     Flash Firmware    model=${ZOO}    define=ZOO_WILD_POINTER
-    Training Should Fault    write to an unmapped address 0x60000000 in store_through_wild_pointer
+    Training Should Fault    write to read-only memory 0x00000004 in store_through_wild_pointer
 
 More SRAM Than The Chip Has Does Not Link
     Firmware Should Not Fit    model=${ZOO}    define=ZOO_MORE_SRAM_THAN_THE_CHIP    reason=region 'RAM'

@@ -30,7 +30,7 @@ class LabImages:
 def compile_named(
     model: str, scheme: str, dataset: str, per_class: int, held_out: int
 ) -> tuple[dict[str, str], LabImages]:
-    """The C files of a model, by name, and its images; once for all suites of a run. Raises as workload.prepare does."""
+    """The C files of a model, by name, and its images; once for all suites of a run. Raises as `prepare` does."""
     from tinytrain_lite.codegen import generate
     from tinytrain_lite.quantize import quantize_image
     from tinytrain_lite.train import datasets

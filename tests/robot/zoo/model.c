@@ -61,7 +61,8 @@ TT_NOINLINE static uint32_t recurse_without_end(volatile uint32_t *caller) {
 #endif
 
 #ifdef ZOO_WILD_POINTER
-TT_NOINLINE static void store_through_wild_pointer(void) { *(volatile uint32_t *)0x60000000u = 1; }
+/* Address 4 is in ITCM, which the MPU makes read-only: a null pointer and a structure member. */
+TT_NOINLINE static void store_through_wild_pointer(void) { *(volatile uint32_t *)4u = 1; }
 #endif
 
 static void infer(void) { tt_op_forward(); }
