@@ -18,7 +18,9 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
 from tinytrain_lite.frontend.mcunet import import_checkpoint
 from tinytrain_lite.frontend.torch_export import import_module
@@ -150,6 +152,20 @@ def cell(rows: Sequence[Row]) -> str:
     mean = f"{good.mean():.1f}" if len(good) else "-"
     spread = f" ± {good.std(ddof=1):.1f}" if len(good) > 1 else ""
     return mean + spread + (f" ({', '.join(lost)})" if lost else "")
+
+
+def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
+    """The first row is the header."""
+    table = Table(*rows[0], title=title)
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console(width=160).print(table)
+
+
+def write_markdown(file: Path, rows: Sequence[Sequence[str]]) -> None:
+    """The same as a Markdown table, for the chapter to include."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    file.write_text("\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n")
 
 
 def options(description: str, epochs: int, per_class: int) -> argparse.Namespace:

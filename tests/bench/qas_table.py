@@ -12,10 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from experiment import DATASETS, FIGURES, Row, Runs, Task, best_rate, cell, final, options
-from rich.console import Console
+from experiment import (
+    DATASETS,
+    FIGURES,
+    Row,
+    Runs,
+    Task,
+    best_rate,
+    cell,
+    final,
+    options,
+    print_table,
+    write_markdown,
+)
 from rich.progress import Progress
-from rich.table import Table
 
 from tinytrain_lite.train.trainer import Recipe
 
@@ -57,7 +67,7 @@ def search(runs: Runs, method: Method, task: Task, progress: Progress) -> float:
     return best_rate(runs.get([(task, SCHEME, replace(method.recipe, learning_rate=r)) for r in grid], progress))
 
 
-def plot(results: dict[str, dict[str, list[Row]]], datasets: list[str]) -> None:
+def plot(results: dict[str, dict[str, list[Row]]]) -> None:
     """Bars of the mean with the spread of the seeds, written as an SVG."""
     import matplotlib
 
@@ -68,12 +78,12 @@ def plot(results: dict[str, dict[str, list[Row]]], datasets: list[str]) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 3.6))
     width = 0.8 / len(results)
     for i, (name, by_set) in enumerate(results.items()):
-        values = [[100 * final(row, "test") for row in by_set[d] if row["status"] == "ok"] or [0.0] for d in datasets]
+        values = [[100 * final(row, "test") for row in by_set[d] if row["status"] == "ok"] or [0.0] for d in DATASETS]
         axes.bar(
-            np.arange(len(datasets)) + i * width, [np.mean(v) for v in values], width, label=name,
+            np.arange(len(DATASETS)) + i * width, [np.mean(v) for v in values], width, label=name,
             yerr=[np.std(v, ddof=1) if len(v) > 1 else 0 for v in values],
         )  # fmt: skip
-    axes.set_xticks(np.arange(len(datasets)) + 0.4 - width / 2, datasets)
+    axes.set_xticks(np.arange(len(DATASETS)) + 0.4 - width / 2, DATASETS)
     axes.set_ylabel("test accuracy, %")
     axes.legend(fontsize=7, ncol=2, loc="lower right")
     figure.tight_layout()
@@ -83,32 +93,30 @@ def plot(results: dict[str, dict[str, list[Row]]], datasets: list[str]) -> None:
 
 def main() -> None:
     arguments = options(__doc__.splitlines()[0], epochs=10, per_class=100)
-    datasets = list(DATASETS)
     runs = Runs(arguments.results / "qas_table.jsonl", arguments.jobs)
-    results: dict[str, dict[str, list[Row]]] = {}
-    rates: dict[str, list[str]] = {}
+    every = methods(arguments.epochs)
+    results: dict[str, dict[str, list[Row]]] = {method.name: {} for method in every}
+    rates: dict[str, list[str]] = {method.name: [] for method in every}
     with Progress() as progress:
-        for method in methods(arguments.epochs):
-            results[method.name], rates[method.name] = {}, []
-            for dataset in datasets:
-                tasks = [Task(MODEL, dataset, seed, arguments.per_class) for seed in range(arguments.seeds)]
+        for dataset in DATASETS:
+            tasks = [Task(MODEL, dataset, seed, arguments.per_class) for seed in range(arguments.seeds)]
+            for method in every:
                 rate = search(runs, method, tasks[0], progress)
                 chosen = [(t, SCHEME, replace(method.recipe, learning_rate=rate, seed=t.seed)) for t in tasks]
-                results[method.name][dataset] = runs.get(chosen, progress)
+                results[method.name][dataset] = rows = runs.get(chosen, progress)
                 rates[method.name].append(f"{rate:g}")
-                progress.console.print(f"{method.name:22} {dataset:16} rate {rate:<8g} "
-                                       f"{cell(results[method.name][dataset])}")  # fmt: skip
-    table = Table(title=f"{MODEL}, {SCHEME}: test accuracy in %, {arguments.seeds} seeds")
-    for column in ("method", *datasets, "mean", "paper: mean of 8", "paper: CIFAR-10", "learning rates"):
-        table.add_column(column)
-    for method in methods(arguments.epochs):
+                progress.console.print(f"{dataset:16} {method.name:22} rate {rate:<8g} {cell(rows)}")
+    header = ["method", *DATASETS, "mean", "paper, mean of 8", "paper, CIFAR-10", "learning rates"]
+    table = [header]
+    for method in every:
         by_set = results[method.name]
         sound = [final(row, "test") for rows in by_set.values() for row in rows]
         mean = f"{100 * np.mean(sound):.1f}" if min(sound) >= 0 else "-"
         paper = [f"{p:.1f}" if p is not None else "" for p in (method.paper_mean, method.paper_cifar10)]
-        table.add_row(method.name, *(cell(by_set[d]) for d in datasets), mean, *paper, " / ".join(rates[method.name]))
-    Console(width=160).print(table)
-    plot(results, datasets)
+        table.append([method.name, *map(cell, by_set.values()), mean, *paper, ", ".join(rates[method.name])])
+    print_table(f"{MODEL}, {SCHEME}: test accuracy in %, {arguments.seeds} seeds", table)
+    write_markdown(arguments.results / "qas_table.md", table)
+    plot(results)
 
 
 if __name__ == "__main__":

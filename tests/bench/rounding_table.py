@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiment import Row, Runs, Task, best_rate, cell, options
-from rich.console import Console
+from experiment import Row, Runs, Task, best_rate, cell, options, print_table, write_markdown
 from rich.progress import Progress
-from rich.table import Table
 
 from tinytrain_lite.train.int8 import Defects
 from tinytrain_lite.train.trainer import Recipe
@@ -52,17 +50,16 @@ def main() -> None:
     arguments = options(__doc__.splitlines()[0], epochs=5, per_class=50)
     runs = Runs(arguments.results / "rounding_table.jsonl", arguments.jobs)
     tasks = [Task("demo", "mnist", seed, arguments.per_class) for seed in range(arguments.seeds)]
-    table = Table(title=f"demo, MNIST, sparse scheme: test accuracy in %, {arguments.seeds} seeds")
-    for column in ("gradients", "update memory", "test accuracy", "learning rate"):
-        table.add_column(column)
+    table = [["gradients", "update memory", "test accuracy, %", "learning rate"]]
     with Progress() as progress:
         for gradients, text, recipe in rows(arguments.epochs):
             tried = [(tasks[0], "sparse", replace(recipe, learning_rate=rate)) for rate in RATES]
             rate = best_rate(runs.get(tried, progress))
             chosen = [(t, "sparse", replace(recipe, learning_rate=rate, seed=t.seed)) for t in tasks]
             results: list[Row] = runs.get(chosen, progress)
-            table.add_row(gradients, text, cell(results), f"{rate:g}")
-    Console(width=120).print(table)
+            table.append([gradients, text, cell(results), f"{rate:g}"])
+    print_table(f"demo, MNIST, sparse scheme, {arguments.seeds} seeds", table)
+    write_markdown(arguments.results / "rounding_table.md", table)
 
 
 if __name__ == "__main__":
