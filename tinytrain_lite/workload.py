@@ -21,6 +21,8 @@ from tinytrain_lite.quantize import calibrate, quantize, quantize_image
 from tinytrain_lite.sparse.presets import find_scheme
 from tinytrain_lite.train import datasets
 
+Shape = tuple[int, int, int]  # height, width, channels
+
 DEMO = "demo"
 CALIBRATION_IMAGES = 100  # ranges of activations
 GRADIENT_IMAGES = 8  # first exponents of gradients
@@ -58,19 +60,15 @@ def prepare(
         return Workload(graph, _fit(parts, graph.image.shape))
     height, width, channels = data.images.shape[1:]
     shape = (height, width, channels) if size is None else (size, size, channels)
-    if model == DEMO:
-        from tinytrain_lite.train.models import IMAGE_SIZE
-
-        shape = (IMAGE_SIZE, IMAGE_SIZE, 1)
-    module, name = _module(model, classes)
     from tinytrain_lite.frontend.torch_export import import_module
 
+    module, name, shape = _module(model, classes, shape)
     parts = _fit(parts, shape)
     layers = import_module(module, shape, name)
     return Workload(quantize(layers, calibrate(layers, parts.train.images[:CALIBRATION_IMAGES])), parts)
 
 
-def outline(model: str, classes: int, shape: tuple[int, int, int]) -> Graph:
+def outline(model: str, classes: int, shape: Shape) -> Graph:
     """The graph of a model without data, for images of `shape` (H, W, C): enough to plan memory, not to run.
 
     Shapes are right; the ranges of activations are those of noise. `model` and errors as for `prepare`.
@@ -79,7 +77,7 @@ def outline(model: str, classes: int, shape: tuple[int, int, int]) -> Graph:
         return import_checkpoint(Path(model), classes)
     from tinytrain_lite.frontend.torch_export import import_module
 
-    module, name = _module(model, classes)
+    module, name, shape = _module(model, classes, shape)
     layers = import_module(module, shape, name)
     noise = np.random.default_rng(0).integers(0, 256, (8, *shape)).astype(np.uint8)
     return quantize(layers, calibrate(layers, noise))
@@ -104,13 +102,13 @@ def _fit_images(data: datasets.Dataset, shape: tuple[int, ...]) -> datasets.Data
     return data
 
 
-def _module(model: str, classes: int) -> tuple[Any, str]:
-    """The nn.Module of a model that is no checkpoint, and a name for it."""
+def _module(model: str, classes: int, shape: Shape) -> tuple[Any, str, Shape]:
+    """The nn.Module of a model that is no checkpoint, a name for it, and the images it takes: the demo has its own."""
     if model != DEMO:
-        return _load_module(model)
-    from tinytrain_lite.train.models import load_pretrained, reset_head
+        return *_load_module(model), shape
+    from tinytrain_lite.train.models import IMAGE_SIZE, load_pretrained, reset_head
 
-    return reset_head(load_pretrained(), classes), DEMO
+    return reset_head(load_pretrained(), classes), DEMO, (IMAGE_SIZE, IMAGE_SIZE, 1)
 
 
 def _load_module(spec: str) -> tuple[Any, str]:

@@ -4,14 +4,14 @@ A tensor is *certainly* alive during an op if every order that respects the depe
 after: its writer is an ancestor of the op (or the op), one of its readers a descendant (or the op). No schedule and
 no memory plan gets by with less than the sum of those. With the last k biases fixed, the sum splits by layer:
 
-    SRAM(choice)  >=  static + arena[op] + sum over chosen weights of (static cost + arena cost[op])     for every op
+    SRAM(choice)  >=  static + arena[op] + sum over chosen weights of (static cost + arena cost[op])    for every op
 
 The arena cost of a weight is what keeping its input (or the slice of it that learns) adds, and what the slice changes
 in a kernel's scratch. Which tensors one layer keeps does not depend on what other layers keep: so the costs add up.
 
-The frozen front is the exception: the patch pass computes it by bands of rows, and how is its own choice. It counts
-for what it takes in the compiled network that learns biases only. So the bound is true as long as learning weights
-as well does not make the front cheaper; the pass only ever spends more bytes there if more is alive elsewhere.
+One thing is assumed, not proved: that learning weights as well never makes the planned arena *smaller* than it is when
+only biases learn. How the patch pass bands the frozen front, and what its plan loses to fragmentation, is taken from
+there. `exact.py` checks the assumption on every scheme it prices.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tinytrain_lite.autodiff import UpdateRule
-from tinytrain_lite.compiler import passes
+from tinytrain_lite.compiler import inference_graph, passes
 from tinytrain_lite.graph import Graph, Op, Tensor
-from tinytrain_lite.memory import align, live_bytes, static_bytes
+from tinytrain_lite.memory import align, make_plan, static_bytes
 from tinytrain_lite.ops.base import definition
 from tinytrain_lite.passes.patch import patch
 from tinytrain_lite.passes.schedule import dependencies
@@ -68,8 +68,7 @@ def lower_bound(graph: Graph, biases: int, weights: dict[str, list[float]], rule
     liveness = _Liveness(base, set())
     patched = patch(base)
     front = {op.name for op in patched if "band" in op.attrs}
-    live = zip(patched, live_bytes(patched), strict=True)
-    floor = max((n for op, n in live if op.phase == "forward" and op.name in front), default=0)
+    floor = max(make_plan(patched).arena_bytes, make_plan(inference_graph(patched)).arena_bytes)
     rows: dict[Key, Row] = {
         (op.kind, op.name): Row(liveness.alive(op)[MANDATORY])
         for op in base

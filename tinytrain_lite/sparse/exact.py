@@ -6,7 +6,8 @@ cut off. Best first over k: the most promising answer is priced by the planner; 
 not, that one answer is forbidden (a no-good cut) and the knapsack solved again.
 
 So the score returned is that of a scheme that the planner accepts, and the bound is true for every scheme of the
-space. They are equal if the search ends before its evaluations do; else the gap is what is not known.
+space (given the one assumption of bounds.py). They are equal if the search ends before its evaluations do; else the
+gap is what is not known.
 """
 
 from __future__ import annotations
@@ -81,15 +82,25 @@ def branch_and_cut(book: Book) -> float:
         _, k, candidate = heapq.heappop(heap)
         if candidate is None:
             knapsacks[k] = _Knapsack(space, k, book.budget)
-        elif not book.fits(candidate):
+        elif _fits(book, knapsacks[k], candidate):
+            continue  # the book has it, and it was the best of its k
+        else:
             knapsacks[k].forbidden.append(candidate)
             _repair(book, knapsacks[k], candidate)
-        else:
-            continue  # the book has it, and it was the best of its k
         bound, answer = knapsacks[k].solve()
         if answer is not None:
             heapq.heappush(heap, (-bound, k, answer))
     return max(book.score, -heap[0][0] if heap else book.score)
+
+
+def _fits(book: Book, knapsack: _Knapsack, candidate: Candidate) -> bool:
+    price, least = book.pricer.price(book.space.scheme(candidate, "candidate")), knapsack.bound.at(candidate.weights)
+    if price < least:
+        raise TinyTrainError(
+            f"exact search: the planner needs {price:,} bytes for {candidate}, the bound says at least {least:,}; "
+            "so nothing can be proved here. Use --method evolutionary, and report this"
+        )
+    return book.fits(candidate)
 
 
 def _repair(book: Book, knapsack: _Knapsack, rejected: Candidate) -> None:
@@ -97,4 +108,4 @@ def _repair(book: Book, knapsack: _Knapsack, rejected: Candidate) -> None:
     excess = book.pricer.price(book.space.scheme(rejected, "rejected")) - book.budget
     bound, candidate = knapsack.solve(slack=excess)
     if candidate is not None and bound > book.score and not book.spent:
-        book.fits(candidate)
+        _fits(book, knapsack, candidate)
