@@ -63,7 +63,7 @@ def _sources(graph: Graph, wanted: Iterable[str], known: Features) -> set[str]:
 
 
 def _key(network: Network, tensor: Tensor, images: str) -> str:
-    digest = hashlib.sha256(f"{images} {type(network).__name__} {tensor}".encode())
+    digest = hashlib.sha256(f"{images} {type(network).__name__} {network.graph.image} {tensor}".encode())
     for op in _needed(network.graph, tensor):
         digest.update(str(op).encode())
         for t in op.inputs.values():
