@@ -170,7 +170,8 @@ def test_same_numbers_on_a_dask_cluster(graph: Graph, data: Split, sequential: A
 
 def test_table_and_picture(sequential: Analysis, tmp_path: Path):
     table = analysis_table(sequential)
-    assert table.row_count == 14
+    assert table.row_count == DEPTH
+    assert list(table.columns[0].cells)[0] == "head" and list(table.columns[1].cells)[0] == "+0.0"
     draw_analysis(sequential, tmp_path / "a.svg")
     first = (tmp_path / "a.svg").read_bytes()
     assert b"<svg" in first

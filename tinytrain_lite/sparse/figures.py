@@ -27,20 +27,21 @@ def points(gain: float | None) -> str:
 
 
 def analysis_table(analysis: Analysis) -> Table:
-    """One row a layer, last layer first: gain of the biases from it on, and of each share of its weight."""
+    """One row for each layer measured, last first: gain of the biases from it on, and of each share of its weight."""
     head = analysis.accuracy.get("bias 1")
     table = Table(
-        title=f"{analysis.model}, {analysis.data}: percentage points of accuracy that learning adds",
-        caption=f"head alone {head or 0:.1%} of {analysis.images:,} validation images; standard error of an accuracy "
-        f"{100 * analysis.standard_error:.1f}",
+        title=f"{analysis.model}, {analysis.data}: percentage points that learning adds",
+        caption=f"biases: from this layer to the last, against the head alone (accuracy {head or 0:.1%}); weight x share: "
+        f"against the same biases alone. Standard error of an accuracy on {analysis.images:,} images: "
+        f"{100 * analysis.standard_error:.1f} points",
     )
-    table.add_column("layer", style="bold")
-    table.add_column("biases from here on", justify="right")
-    for ratio in RATIOS:
-        table.add_column(f"weight x {ratio:g}", justify="right")
+    table.add_column("layer", style="bold", no_wrap=True)
+    for title in ("biases", *(f"x {ratio:g}" for ratio in RATIOS)):
+        table.add_column(title, justify="right")
     for i, layer in reversed(list(enumerate(analysis.layers))):
-        bias = points(analysis.bias_gain(len(analysis.layers) - i))
-        table.add_row(layer, bias, *(points(analysis.weight_gain(layer, ratio)) for ratio in RATIOS))
+        gains = [analysis.bias_gain(len(analysis.layers) - i), *(analysis.weight_gain(layer, r) for r in RATIOS)]
+        if any(gain is not None for gain in gains):
+            table.add_row(layer, *map(points, gains))
     return table
 
 
