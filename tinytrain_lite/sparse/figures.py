@@ -31,8 +31,8 @@ def analysis_table(analysis: Analysis) -> Table:
     head = analysis.accuracy.get("bias 1")
     table = Table(
         title=f"{analysis.model}, {analysis.data}: percentage points that learning adds",
-        caption=f"biases: from this layer to the last, against the head alone (accuracy {head or 0:.1%}); weight x share: "
-        f"against the same biases alone. Standard error of an accuracy on {analysis.images:,} images: "
+        caption=f"biases: from this layer to the last, against the head alone (accuracy {head or 0:.1%}); x share of "
+        f"the weight: against the same biases alone. Standard error of an accuracy on {analysis.images:,} images: "
         f"{100 * analysis.standard_error:.1f} points",
     )
     table.add_column("layer", style="bold", no_wrap=True)
