@@ -50,7 +50,12 @@ def run_demo(console: Console, output: Path, epochs: int = EPOCHS) -> list[measu
         jobs.insert(1, joblib.delayed(_ceiling)(work.data))
         tasks = [bars.add_task(f"{scheme} on the emulated board", total=steps) for scheme in SCHEMES]
         waiting = bars.add_task(CEILING, total=None)
-        with _Watch(lambda: [bars.update(t, completed=int(n)) for t, n in zip(tasks, counter, strict=True)]):
+
+        def show() -> None:
+            for task, done in zip(tasks, counter, strict=True):
+                bars.update(task, completed=int(done))
+
+        with _Watch(show):
             first, ceiling, *rest = joblib.Parallel(n_jobs=2)(jobs)
         bars.update(waiting, total=1, completed=1)
     measurements = sorted([first, *rest], key=lambda m: m.sram.total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -20,5 +21,6 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, "utf-8")
         os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise OutputError(f"cannot write {path}: {error.strerror}; choose another place") from None

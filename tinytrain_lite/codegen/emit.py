@@ -29,8 +29,9 @@ INDENT = " " * 6
 
 
 def identifier(name: str) -> str:
-    """A tensor's or layer's name as a C identifier."""
-    return re.sub(r"\W+", "_", name.replace("'", "_new"))
+    """A tensor's or layer's name as a C identifier. Layers of an nn.Sequential are called 0, 1, 2."""
+    text = re.sub(r"\W+", "_", name.replace("'", "_new"))
+    return f"layer{text}" if text[0].isdigit() else text
 
 
 def c_float(value: float | np.floating) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 from tinytrain_lite.codegen.emit import C_TYPE, Emitter, c_float, identifier
 from tinytrain_lite.compiler import Program
 from tinytrain_lite.errors import GraphError
+from tinytrain_lite.files import write_text
 from tinytrain_lite.graph import Tensor
 from tinytrain_lite.reference import logits_name
 
@@ -87,19 +86,11 @@ def generate(program: Program, directory: Path) -> None:
         name: environment.get_template(name + ".j2").render(context)
         for name in ("model.c", "model_data.c", "model_data.h")
     }
-    directory.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        _write(directory / name, text)
+        write_text(directory / name, text)
 
 
 def _check_names(names: list[str], program: str) -> None:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise GraphError(f"{program}: several tensors become the C name '{twice[0]}'; rename a layer")
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as f:
-        f.write(text)
-    os.replace(f.name, path)
