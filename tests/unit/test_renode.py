@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_renode import FakeRenode
 from toy import images, toy_dir
 
 from tinytrain_lite.board import load_board
+from tinytrain_lite.target import renode as renode_target
 from tinytrain_lite.target import renode_home
 from tinytrain_lite.target.base import TargetError
 from tinytrain_lite.target.choose import TargetUnavailable, open_target
-from tinytrain_lite.target.protocol import DeviceFault
+from tinytrain_lite.target.protocol import DeviceFault, Frame, Message, encode
+from tinytrain_lite.target.renode import RenodeTarget
 from tinytrain_lite.target.renode_home import Release, SetupError, find_renode, platform_files, setup_renode
 from tinytrain_lite.target.unicorn import UnicornTarget
 from tinytrain_lite.toolchain import build_firmware
@@ -58,9 +61,6 @@ def test_peripherals_are_those_of_the_board_description() -> None:
         assert addresses(entries[renamed.get(name, name)]) == [region.base], name
     for usart in ("usart1", "usart3"):
         assert f"frequency: {board.clock_hz}\n" in entries[usart]
-    assert all(f"{size:#x}".upper()[2:] in entries["flash_interface"] for size in board.flash_sectors)
-    sectors = re.search(r"sectors = \(([^)]*)\)", entries["flash_interface"])
-    assert sectors and tuple(int(size, 16) for size in sectors[1].split(",")) == board.flash_sectors
 
 
 def test_an_instruction_is_one_tick_of_cyccnt() -> None:
@@ -94,6 +94,12 @@ def test_nucleo_leds_and_button() -> None:
         "RedLED": ("gpiob", "14"),
         "UserButton1": ("gpioc", "13"),
     }
+
+
+def test_uart_suite_sends_what_the_protocol_encodes() -> None:
+    suite = (platform_files() / "uart.robot").read_text("utf-8")
+    line = re.search(r"^@\{HELLO\} +(.*)$", suite, re.M)
+    assert line and bytes(int(byte, 16) for byte in line[1].split()) == encode(Frame(Message.HELLO, 1, b""))
 
 
 def test_flash_controller_script(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +142,12 @@ def test_flash_controller_script(monkeypatch: pytest.MonkeyPatch) -> None:
     access("IsWrite", 0x10, 2 | 4 << 3)
     access("IsWrite", 0x10, 0x10002 | 4 << 3)
     assert flash == bytes(0x20000) + b"\xff" * 0x20000 + bytes(0xC0000)
+    for sector, size in enumerate(load_board().flash_sectors):
+        flash[:] = bytes(2**20)
+        access("IsWrite", 0x10, 0x10002 | sector << 3)
+        start = sum(load_board().flash_sectors[:sector])
+        assert flash == bytes(start) + b"\xff" * size + bytes(2**20 - start - size)
+    access("IsWrite", 0x10, 2 | 4 << 3)
     assert access("IsRead", 0x0C) == 0 and access("IsRead", 0x10) == 2 | 4 << 3
     access("IsWrite", 0x10, 0x10002 | 9 << 3)
     assert access("IsRead", 0x0C) == 0x80
@@ -146,6 +158,8 @@ def test_flash_controller_script(monkeypatch: pytest.MonkeyPatch) -> None:
     access("IsWrite", 0x04, 0x45670123)
     access("IsWrite", 0x04, 0xCDEF89AB)
     assert access("IsRead", 0x10) == 0x80000000, "a wrong key locks until reset"
+    kept = {name: value for name, value in scope.items() if name not in ("self", "System", "request", "__builtins__")}
+    assert all(type(value) is int and -(2**31) <= value < 2**31 for value in kept.values()), "for snapshots"
 
 
 # ---- finding and installing ----
@@ -241,6 +255,30 @@ def test_an_unknown_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renode_home.platform, "machine", lambda: "sparc64")
     with pytest.raises(SetupError, match="sparc64.*RENODE_ROOT"):
         setup_renode(lambda text: None, lambda done, total: None)
+
+
+# ---- the target's own logic ----
+
+
+def test_the_target_drives_the_monitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRenode()
+    monkeypatch.setattr(renode_target, "_load_pyrenode", lambda: fake)
+    elf = build_firmware(toy_dir(tmp_path))
+    pictures, labels = images(3)
+    with RenodeTarget(elf) as target, UnicornTarget(elf) as unicorn:
+        assert target.hello().board == "nucleo-f746zg"
+        assert target.train_many(pictures, labels).loss.tobytes() == unicorn.train_many(pictures, labels).loss.tobytes()
+        assert target.read_memory(0x08000000, 8) == unicorn.read_memory(0x08000000, 8)
+        assert target.instructions == fake.board.instructions > 10_000
+        with pytest.raises(TargetError, match="one emulation in a process"):
+            RenodeTarget(elf)
+        with pytest.raises(TargetError, match="Renode refuses `nonsense`: No such command"):
+            target.execute("nonsense")
+    order = [command.split(" @")[0] for command in fake.commands]
+    assert order.index("machine LoadPlatformDescription") < order.index("sysbus LoadELF")
+    assert order.index("sysbus LoadELF") < order.index("sysbus.cpu VectorTableOffset 0x8000000")
+    with RenodeTarget(elf) as again:
+        assert again.stats().steps == 0
 
 
 # ---- the machine, where Renode is ----

@@ -6,14 +6,15 @@
         target.save_snapshot(path); target.load_snapshot(path)
 
 Renode runs inside this process and knows one emulation, so there is one RenodeTarget at a time. Virtual time
-advances only while a reply is awaited, so that a run is repeatable; the polls of the USART until the end of a time slice
-are the one thing that ``instructions`` has more than Unicorn.
+advances only while a reply is awaited, so that a run is repeatable; the polls of the USART until the end of a time
+slice are the one thing that ``instructions`` has more than Unicorn.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import os
 import shutil
 import tempfile
@@ -45,7 +46,7 @@ def _load_pyrenode() -> Any:
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = folder
     try:
-        from pyrenode3 import wrappers
+        wrappers = importlib.import_module("pyrenode3.wrappers")
     except (ImportError, OSError, RuntimeError) as error:
         raise TargetUnavailable(f"pyrenode3 cannot load Renode ({variable}={path}): {error}") from None
     finally:
@@ -83,7 +84,7 @@ class RenodeTarget(ProtocolTarget):
         self.execute("logLevel 3")  # errors only: the NVIC reports every cache line that is invalidated
         self.execute(f"machine LoadPlatformDescription @{platform_files() / platform}")
         self.execute(f"sysbus LoadELF @{elf}")
-        self.execute(f"cpu VectorTableOffset {self.board.memories['flash'].base:#x}")
+        self.execute(f"sysbus.cpu VectorTableOffset {self.board.memories['flash'].base:#x}")
         self.execute('emulation SetGlobalQuantum "0.001"')
         self.execute("emulation SetAdvanceImmediately true")  # as fast as it can, not paced to real time
         self._connect()
@@ -94,7 +95,7 @@ class RenodeTarget(ProtocolTarget):
         raise TargetError("the firmware does not reach tt_usart_receive; what it has printed: " + repr(self.sent()))
 
     def _connect(self) -> None:
-        """Find the objects again, as after power-on or after a snapshot was loaded; log the USART's output to a file."""
+        """Find the objects, after power-on or after a snapshot was loaded; send the USART's output to a file."""
         machine = self._emulation.get_mach("board")
         self._sysbus = machine.sysbus.internal
         self._cpu = machine.sysbus.cpu.internal

@@ -197,6 +197,6 @@ def _install_pyrenode() -> None:
     if done.returncode:
         raise SetupError(
             f"pyrenode3 could not be installed: {done.stderr.strip()[-400:]}\nWhere there is a network, download "
-            f"{PYRENODE} and the wheels of pythonnet, clr-loader, cffi and pycparser (`pip download pythonnet`); then, here, "
-            "`pip install --no-index --find-links FOLDER pythonnet` and `pip install --no-build-isolation THE.zip`"
+            f"{PYRENODE} and the wheels of pythonnet, clr-loader, cffi and pycparser (`pip download pythonnet`); then, "
+            "here, `pip install --no-index --find-links FOLDER pythonnet` and `pip install --no-build-isolation ZIP`"
         )
