@@ -27,7 +27,24 @@ SRAM_COLOURS = {
 }
 SERIES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 WIDTH = 1000
-LEFT, RIGHT, TOP, BOTTOM = 78, 20, 16, 46
+STYLE = """
+.cell { stroke: #ffffff; stroke-width: 0.6; opacity: 0.88; }
+.cell:hover { opacity: 1; stroke: #000000; stroke-width: 1.2; }
+.grid { stroke: #e8ebef; stroke-width: 1; }
+.tick { font: 12px system-ui, sans-serif; fill: #5b6570; }
+.label { font: 13px system-ui, sans-serif; fill: #1b1f24; }
+.vertical { transform-box: fill-box; transform-origin: center; transform: rotate(-90deg); }
+.line { fill: none; stroke-width: 2.4; }
+.live { fill: none; stroke-width: 1.4; }
+.limit { fill: none; stroke-width: 1.6; stroke-dasharray: 6 4; }
+"""
+LEFT, RIGHT, TOP, BOTTOM = 96, 20, 16, 46
+
+
+def standalone(svg: str) -> str:
+    """A picture of this module as a file of its own: white ground, style included."""
+    head, rest = svg.split(">", 1)
+    return f'{head}><style>{STYLE}</style><rect width="100%" height="100%" fill="#ffffff"/>{rest}\n'
 
 
 class _Plot:
@@ -74,7 +91,7 @@ class _Plot:
         self.text(14, self.height / 2, label, kind="label vertical")
 
     def x_axis(self, label: str) -> None:
-        for tick in ticks(self.x_max):
+        for tick in (t for t in ticks(self.x_max) if t == int(t)):
             self.text(self.x(tick), self.height - self.bottom + 18, f"{tick:,.0f}")
         self.text((self.left + WIDTH - RIGHT) / 2, self.height - 8, label, kind="label")
 

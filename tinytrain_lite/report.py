@@ -30,6 +30,7 @@ def write_report(measurements: Sequence[Measurement], path: Path, ceiling: float
     )  # fmt: skip
     text = environment.get_template("report.html.j2").render(
         title=f"{first.model}: {', '.join(schemes)}",
+        style=Markup(charts.STYLE),
         first=first,
         measurements=measurements,
         ceiling=ceiling,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.table import Table
 
-from tinytrain_lite.literature import figures
+from tinytrain_lite.literature import PAPER, figures
 from tinytrain_lite.measure import Measurement, OpRow, Sram
 
 PHASES = ("forward", "backward", "update")
@@ -38,33 +39,25 @@ def by_layer(ops: Sequence[OpRow]) -> list[tuple[str, dict[str, tuple[int, int, 
 def schemes_table(measurements: Sequence[Measurement], ceiling: float | None = None) -> Table:
     """One row a scheme. `ceiling` is the accuracy of fp32 full fine-tuning on the same images."""
     first = measurements[0]
+    clock = f"{first.clock_hz / 1e6:.0f} MHz"
     table = Table(
-        title=f"{first.model} on {first.board} ({first.target}): {first.data}, {first.train_images} images to learn "
-        f"from, accuracy on {first.test_images:,} held out",
-        caption="instructions are exact (retired in the emulator); cycles and ms at "
-        f"{first.clock_hz / 1e6:.0f} MHz are estimates; compiler {first.compiler}",
+        title=f"{first.model} learns {first.data}, {first.train_images} images, on {first.board} ({first.target})",
+        caption=f"accuracy on {first.test_images:,} held-out images; SRAM high-water in bytes; instructions of a "
+        f"training step, exact, by {first.compiler}; cycles and milliseconds at {clock} are estimates",
+        box=box.SIMPLE_HEAD,
     )
-    table.add_column("scheme", style="bold")
-    for head in (
-        "steps",
-        "rate",
-        "before",
-        "after",
-        "SRAM high-water",
-        "instructions a step",
-        "cycles (est.)",
-        "ms (est.)",
-    ):
-        table.add_column(head, justify="right")
+    table.add_column("scheme", style="bold", no_wrap=True)
+    for head in ("steps", "before", "after", "SRAM", "instructions", "cycles", "ms"):
+        table.add_column(head, justify="right", no_wrap=True)
     for m in measurements:
+        ms = "-" if m.train_ms is None else f"{m.train_ms:.1f}"
         table.add_row(
-            m.scheme, count(m.steps), f"{m.learning_rate:g}", percent(m.accuracy_before), percent(m.accuracy_after),
-            f"{m.sram.total:,} B", millions(m.train_instructions), millions(m.train_cycles),
-            "-" if m.train_ms is None else f"{m.train_ms:.1f}",
+            m.scheme, count(m.steps), percent(m.accuracy_before), percent(m.accuracy_after),
+            count(m.sram.total), millions(m.train_instructions), millions(m.train_cycles), ms,
         )  # fmt: skip
     if ceiling is not None:
         table.add_section()
-        table.add_row("full, fp32 in PyTorch", "", "", "", percent(ceiling), "not on the board", "", "", "")
+        table.add_row("fp32, all", *[""] * 2, percent(ceiling), *[""] * 4)
     return table
 
 
@@ -88,6 +81,10 @@ def run_table(m: Measurement) -> Table:
     if m.train_cycles is not None and m.infer_cycles is not None:
         clock = f"{m.clock_hz / 1e6:.0f} MHz"
         table.add_row("cycles, training step (estimate)", f"{m.train_cycles:,}, {m.train_ms:.1f} ms at {clock}")
+        if m.board_cycles is not None:
+            table.add_row(
+                "cycles, training step (DWT)", f"{m.board_cycles:,}, {1e3 * m.board_cycles / m.clock_hz:.1f} ms"
+            )
         table.add_row("cycles, inference (estimate)", f"{m.infer_cycles:,}, {1e3 * m.infer_cycles / m.clock_hz:.1f} ms")
     table.add_row("multiply-accumulates, step", count(m.macs))
     table.add_row("compiler", m.compiler)
@@ -124,16 +121,19 @@ def comparison_table(m: Measurement) -> Table | None:
     known = figures(m.model)
     if not known:
         return None
-    table = Table(title=f"{m.model}, one training step beside published figures")
-    table.add_column("source", style="bold")
+    table = Table(
+        title=f"{m.model}, one training step beside published figures",
+        caption=f"bytes; paper: {PAPER}",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("source", style="bold", no_wrap=True)
     for head in ("SRAM", "instructions", "ms", "flash"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for f in known:
         ms = "-" if f.milliseconds is None else f"{f.milliseconds:,.0f}"
-        table.add_row(f.source, f"{count(f.sram_bytes)} B", millions(f.instructions), ms, f"{count(f.flash_bytes)} B")
-    ms = "-" if m.train_ms is None else f"{m.train_ms:,.0f} (estimate)"
+        table.add_row(f.source, count(f.sram_bytes), millions(f.instructions), ms, count(f.flash_bytes))
+    ms = "-" if m.train_ms is None else f"{m.train_ms:,.0f} (est.)"
     table.add_row(
-        f"here, {m.scheme} scheme", f"{m.sram.total:,} B", millions(m.train_instructions), ms, f"{count(m.flash)} B",
-        style="bold",
-    )  # fmt: skip
+        f"here, {m.scheme}", count(m.sram.total), millions(m.train_instructions), ms, count(m.flash), style="bold"
+    )
     return table
