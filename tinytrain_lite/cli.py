@@ -143,11 +143,13 @@ def run(
     model: Model,
     scheme: Scheme = "last",
     target: Annotated[
-        str, typer.Option(help="unicorn (the emulated board) or host (this computer, no counts)")
+        str,
+        typer.Option(help="unicorn (the emulated board), renode, serial (a real board), host (this computer)"),
     ] = "unicorn",
+    port: Annotated[str | None, typer.Option(help="serial port of the real board")] = None,
     board: Annotated[str, typer.Option(help="nucleo-f746zg or stm32f746g-disco")] = DEFAULT_BOARD,
     steps: Annotated[int, typer.Option(min=1, help="training steps, one image each")] = 100,
-    rate: Annotated[float, typer.Option(min=0, help="learning rate")] = 0.05,
+    rate: Annotated[float, typer.Option(min=0, help="learning rate of the first step; it falls linearly to 0")] = 0.05,
     data: Data = "mnist",
     data_path: DataPath = None,
     per_class: PerClass = 50,
@@ -183,7 +185,7 @@ def run(
         task = bar.add_task(f"{model}, {scheme}", total=steps)
         m = measure.measure(
             program, work.data, rate=rate, steps=steps, rule=rule, seed=seed, target=target, board=board,
-            progress=lambda done, _: bar.update(task, completed=done),
+            port=port, progress=lambda done, _: bar.update(task, completed=done),
         )  # fmt: skip
     console.print(tables.run_table(m))
     if layers:

@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tinytrain_lite.graph import Graph, Tensor
 from tinytrain_lite.memory import Buffer, Plan, align, static_bytes
 from tinytrain_lite.ops.base import definition
 from tinytrain_lite.quantize import quantize_image
+from tinytrain_lite.target import choose
 from tinytrain_lite.target.base import Target
 from tinytrain_lite.target.cycles import Estimate, estimate
 from tinytrain_lite.target.host import HostTarget
@@ -37,7 +38,7 @@ from tinytrain_lite.toolchain import build_firmware, build_host_library, compile
 from tinytrain_lite.train.datasets import Dataset, Split
 
 FORMAT = 1  # of the JSON record
-TARGETS = ("unicorn", "host")
+TARGETS = (*choose.TARGETS, "host")
 SPOT_CHECKS = 8  # held-out images classified on the device too, before and after
 CURVE_POINTS = 8
 CURVE_IMAGES = 300  # of the validation part, for the curve only
@@ -128,6 +129,7 @@ class Measurement:
     arena: list[Placement] = field(default_factory=list)
     live: list[int] = field(default_factory=list)  # bytes of the arena alive during each op
     ir: str = ""
+    board_cycles: int | None = None  # of one training step, counted by the DWT of a real board
 
     @property
     def train_ms(self) -> float | None:
@@ -149,6 +151,7 @@ def measure(
     seed: int = 0,
     target: str = "unicorn",
     board: str = DEFAULT_BOARD,
+    port: str | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Train `program` for `steps` single images and count.
@@ -156,23 +159,24 @@ def measure(
     data: uint8 images of the program's shape. Training visits data.train in a seeded order, again and again, while
     the learning rate falls from `rate` linearly towards 0: at batch size 1 the noise of the last images would
     otherwise cost several points of accuracy.
+    target: one of TARGETS; "serial" is a board on `port`, flashed before. Instructions are always counted in Unicorn.
     Raises MeasurementError if device and computer differ, TargetError for a fault, ToolchainError if it does not fit.
     """
     if target not in TARGETS:
-        raise MeasurementError(f"unknown target '{target}'; choose {' or '.join(TARGETS)}")
+        raise MeasurementError(f"unknown target '{target}'; choose {', '.join(TARGETS)}")
     rule = rule or UpdateRule()
     with tempfile.TemporaryDirectory() as folder:
         generate(program, Path(folder))
         library = build_host_library(Path(folder))
-        elf = build_firmware(Path(folder), board=board) if target == "unicorn" else None
+        elf = build_firmware(Path(folder), board=board) if target != "host" else None
     with ExitStack() as stack:
         host = stack.enter_context(closing(HostTarget(library)))
-        device = stack.enter_context(closing(UnicornTarget(elf, board=board))) if elf else None
+        device = stack.enter_context(closing(choose.open_target(target, elf, board=board, port=port))) if elf else None
         run = _Run(host, device, data, rate, progress)
         before = run.accuracy()
         run.train(sample_order(len(data.train), steps, seed))
         after = run.accuracy()
-        counted = _count(program, device, data) if device else _uncounted(program)
+        counted = _count_on(program, target, device, elf, board, data) if device and elf else _uncounted(program)
     chip = load_board(board)
     return Measurement(
         model=program.name.partition("/")[0], scheme=program.name.partition("/")[2], target=target, board=board,
@@ -197,13 +201,15 @@ class _Run:
     """Host and device in lockstep."""
 
     def __init__(
-        self, host: HostTarget, device: UnicornTarget | None, data: Split, rate: float, progress: Progress | None
+        self, host: HostTarget, device: Target | None, data: Split, rate: float, progress: Progress | None
     ):
         self.host, self.device, self.data, self.progress = host, device, data, progress
         self.losses: list[float] = []
         self.curve: list[tuple[int, float]] = []
         self.rate = rate
-        if device:
+        if device and device.hello().digest != host.hello().digest:
+            raise MeasurementError(f"the device runs another model, {device.hello().name}: flash it (tinytrain flash)")
+        if isinstance(device, UnicornTarget):
             device.paint_arena()
 
     def _targets(self) -> list[Target]:
@@ -260,6 +266,17 @@ def _prepared(data: Dataset, count: int | None = None) -> tuple[np.ndarray, np.n
 
 
 # ---- what a device shows -----------------------------------------------------------------------
+def _count_on(program: Program, target: str, device: Target, elf: Path, board: str, data: Split) -> dict[str, Any]:
+    """As `_count`; what a device other than Unicorn can tell itself, its stack and its cycles, comes from there."""
+    if isinstance(device, UnicornTarget):
+        return _count(program, device, data)
+    with closing(UnicornTarget(elf, board=board)) as twin:
+        counted = _count(program, twin, data)
+    cycles = device.train(_prepared(data.train, 1)[0][0], int(data.train.labels[0])).cycles
+    counted["sram"] = replace(counted["sram"], stack=device.stats().stack_used)
+    return {**counted, "board_cycles": cycles if target == "serial" else None}
+
+
 def _count(program: Program, device: UnicornTarget, data: Split) -> dict[str, Any]:
     """Instructions, cycles and memory, from one more inference and one more training step."""
     images, labels = _prepared(data.train, 1)

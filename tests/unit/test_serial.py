@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -10,18 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import images as network_images
+from networks import residual_network
 from toy import images, toy_dir
 from typer.testing import CliRunner
 
 from tinytrain_lite import flashing
 from tinytrain_lite.board import load_board
 from tinytrain_lite.cli import app
+from tinytrain_lite.codegen import generate
+from tinytrain_lite.compiler import compile_program
 from tinytrain_lite.flashing import FlashError, flash_command, intel_hex, run_flash
+from tinytrain_lite.measure import MeasurementError, measure
+from tinytrain_lite.sparse.scheme import preset
 from tinytrain_lite.target.base import TargetError
 from tinytrain_lite.target.choose import TargetUnavailable, open_target
 from tinytrain_lite.target.elf import Firmware
 from tinytrain_lite.target.host import HostTarget
 from tinytrain_lite.toolchain import build_firmware, build_host_library
+from tinytrain_lite.train.datasets import Dataset, Split
 
 serial = pytest.importorskip("serial", reason="pyserial is not installed: pip install pyserial")
 
@@ -30,8 +38,14 @@ from tinytrain_lite.target.serial import SerialPort, SerialTarget  # noqa: E402
 
 @pytest.fixture
 def board(tmp_path: Path) -> Iterator[str]:
+    with served(toy_dir(tmp_path)) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def served(model: Path) -> Iterator[str]:
     """The firmware's protocol, compiled for this computer, behind a TCP port; gives the URL."""
-    host = HostTarget(build_host_library(toy_dir(tmp_path)))
+    host = HostTarget(build_host_library(model))
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -93,6 +107,27 @@ def test_no_port_and_a_wrong_one(tmp_path: Path) -> None:
         open_target("serial", tmp_path / "any.elf", port=f"{tmp_path}/ttyNONE")
     with pytest.raises(TargetError, match="choose one of unicorn, renode, serial"):
         open_target("simulator", tmp_path / "any.elf")
+
+
+def test_a_measurement_on_a_board(tmp_path: Path) -> None:
+    """The network is on the "board" (its C behind a TCP port) and counted in Unicorn."""
+    graph = residual_network(5)
+    program = compile_program(graph, preset("bias"), *network_images(graph, 4, 5))
+    generate(program, tmp_path)
+    random = np.random.default_rng(0)
+    height, width, channels = program.infer.image.shape
+    pictures = random.integers(0, 256, (12, height, width, channels), np.uint8)
+    classes = tuple("abcdefghij"[: int(HostTarget(build_host_library(tmp_path)).hello().classes)])
+    data = Dataset("noise", pictures, random.integers(0, len(classes), 12), classes)
+    parts = Split(data.take(np.arange(4)), data.take(np.arange(4, 8)), data.take(np.arange(8, 12)))
+    with served(tmp_path) as url:
+        on_board = measure(program, parts, rate=0.01, steps=4, target="serial", port=url)
+    in_unicorn = measure(program, parts, rate=0.01, steps=4)
+    assert on_board.losses == in_unicorn.losses and on_board.accuracy_after == in_unicorn.accuracy_after
+    assert on_board.train_instructions == in_unicorn.train_instructions
+    assert (on_board.board_cycles, in_unicorn.board_cycles) == (0, None)  # the computer has no DWT
+    with served(toy_dir(tmp_path)) as url, pytest.raises(MeasurementError, match="another model, toy: flash it"):
+        measure(program, parts, rate=0.01, steps=4, target="serial", port=url)
 
 
 # ---- flashing ----
