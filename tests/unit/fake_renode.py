@@ -37,13 +37,19 @@ class FakeRenode:
         elif match := re.fullmatch(r"sysbus\.usart3 CreateFileBackend @(.*) true", command):
             self.output = Path(match[1])
             self.output.write_bytes(b"")
-        elif re.fullmatch(r'emulation RunFor "0\.001000"', command):
-            self.board.run()
-            with self.output.open("ab") as file:
-                file.write(self.board._machine.take())
         elif not re.match(r"mach |logLevel |machine Load|sysbus\.cpu Vector|emulation Set", command):
             return "", f"No such command or device: {command}\n"
         return "", ""
+
+    @property
+    def internal(self) -> FakeRenode:
+        return self
+
+    def RunFor(self, microseconds: int) -> None:  # noqa: N802
+        assert microseconds == 1000
+        self.board.run()
+        with self.output.open("ab") as file:
+            file.write(self.board._machine.take())
 
     def get_mach(self, name: str) -> Any:
         assert name == "board"

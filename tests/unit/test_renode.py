@@ -263,6 +263,7 @@ def test_an_unknown_platform(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_target_drives_the_monitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeRenode()
     monkeypatch.setattr(renode_target, "_load_pyrenode", lambda: fake)
+    monkeypatch.setattr(renode_target, "_virtual_time", lambda microseconds: microseconds)
     elf = build_firmware(toy_dir(tmp_path))
     pictures, labels = images(3)
     with RenodeTarget(elf) as target, UnicornTarget(elf) as unicorn:

@@ -64,7 +64,7 @@ class TinyTrain:
         self._device: ProtocolTarget | None = None
         self._trouble = "no firmware was flashed"  # why nothing can be measured; empty when all is well
         self._fault = ""
-        self._trained: list[int] = []  # indices of training images, in order
+        self._trained: list[tuple[int, float]] = []  # (training image, learning rate) of each step
         self._losses: list[float] = []
         self._cycles: list[int] = []  # as the device reports them
 
@@ -165,9 +165,9 @@ class TinyTrain:
     def _replayed(self) -> HostTarget:
         """The same C on this computer, after the training that the device has had."""
         host = HostTarget(self._library)
-        if self._trained:
-            host.set_learning_rate(self._rate)
-            host.train_many(self._images.train[self._trained], self._images.train_labels[self._trained])
+        for index, rate in self._trained:
+            host.set_learning_rate(rate)
+            host.train(self._images.train[index], int(self._images.train_labels[index]))
         return host
 
     def bad_frames_should_change_nothing(self) -> None:
@@ -196,14 +196,15 @@ class TinyTrain:
     def train_on_device(self, steps: int = 100, rate: float = 0.05, seed: int = 0) -> None:
         """Sends ``steps`` training images one by one; the device learns from each. Draws the loss into the log.
 
-        Fails if the firmware faults or stops answering, saying where.
+        As in `tinytrain run`, the learning rate falls from ``rate`` linearly towards 0. Fails if the firmware faults or
+        stops answering, saying where.
         """
-        self._rate = float(rate)
-        self._ask(lambda device: device.set_learning_rate(self._rate))
-        for index in sample_order(len(self._images.train), int(steps), int(seed)).tolist():
+        order = sample_order(len(self._images.train), int(steps), int(seed)).tolist()
+        for done, index in enumerate(order):
             image, label = self._images.train[index], int(self._images.train_labels[index])
-            result = self._ask(partial(_step, image, label))
-            self._trained.append(index)
+            now = float(rate) * (1 - done / len(order))
+            result = self._ask(partial(_step, image, label, now))
+            self._trained.append((index, now))
             self._losses.append(result.loss)
             self._cycles.append(result.cycles)
         window = max(1, len(self._losses) // 20)
@@ -267,9 +268,9 @@ class TinyTrain:
             return
         self._steps()
         with UnicornTarget(self._elf, board=self._board) as twin:  # the same ELF gives the same blocks on every target
-            twin.set_learning_rate(self._rate)
+            index, rate = self._trained[0]
+            twin.set_learning_rate(rate)
             twin.reset_profile()
-            index = self._trained[0]
             twin.train(self._images.train[index], int(self._images.train_labels[index]))
             costs = estimate(twin.profile(), twin.read_memory).costs
         self._compare("cycles, estimated,", round(sum(c.cycles for c in costs if c.region != OUTSIDE)), limit)
@@ -388,7 +389,8 @@ def _logits(image: Image, device: ProtocolTarget) -> np.ndarray:
     return device.infer(image).logits
 
 
-def _step(image: Image, label: int, device: ProtocolTarget) -> TrainResult:
+def _step(image: Image, label: int, rate: float, device: ProtocolTarget) -> TrainResult:
+    device.set_learning_rate(rate)
     return device.train(image, label)
 
 

@@ -40,21 +40,19 @@ def _load_pyrenode() -> Any:
     variable, path = find_renode()
     os.environ[variable] = str(path)
     os.environ.setdefault("PYRENODE_RUNTIME", "coreclr")
-    # At start Renode deletes the temporary files of emulators that it takes for dead: a folder of one's own.
-    folder = tempfile.mkdtemp(prefix="tinytrain-renode-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = folder
+    # When its first emulation begins, Renode deletes the temporary files of emulators that it takes for dead: this process
+    # gets a folder of its own, until it ends.
+    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="tinytrain-renode-")
+    atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
     try:
-        wrappers = importlib.import_module("pyrenode3.wrappers")
+        return importlib.import_module("pyrenode3.wrappers")
     except (ImportError, OSError, RuntimeError) as error:
         raise TargetUnavailable(f"pyrenode3 cannot load Renode ({variable}={path}): {error}") from None
-    finally:
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
-    return wrappers
+
+
+def _virtual_time(microseconds: int) -> Any:
+    """Renode's TimeInterval; its namespace exists once pyrenode3 is loaded."""
+    return importlib.import_module("Antmicro.Renode.Time").TimeInterval.FromMicroseconds(microseconds)
 
 
 class RenodeTarget(ProtocolTarget):
@@ -71,6 +69,7 @@ class RenodeTarget(ProtocolTarget):
         self._scratch = Path(tempfile.mkdtemp(prefix="tinytrain-uart-"))
         self._monitor = self._wrappers.Monitor()
         self._emulation = self._wrappers.Emulation()
+        self._slice = _virtual_time(SLICE_US)
         RenodeTarget._alive = self
         try:
             self._power_on(elf, PLATFORMS[board])
@@ -113,7 +112,7 @@ class RenodeTarget(ProtocolTarget):
 
     def run_slice(self) -> None:
         """Let SLICE_US of virtual time pass."""
-        self.execute(f'emulation RunFor "{SLICE_US / 1e6:.6f}"')
+        self._emulation.internal.RunFor(self._slice)  # not by the monitor: called a thousand times a virtual second
 
     def feed(self, data: bytes) -> None:
         for byte in data:
