@@ -185,7 +185,7 @@ def measure(
         test_images=len(data.test), steps=steps, accuracy_before=before, accuracy_after=after, losses=run.losses,
         curve=run.curve, agreement=run.agreement(), predicted=predict_sram(program), sram_limit=chip.ram.bytes,
         lower_bound=max(program.train_plan.lower_bound, program.infer_plan.lower_bound),
-        flash_limit=chip.memories["flash"].bytes, clock_hz=chip.clock_hz, arena=placements(program.train_plan),
+        flash_limit=chip.program.bytes, clock_hz=chip.clock_hz, arena=placements(program.train_plan),
         live=program.train_plan.live, ir=str(program.train), **counted,
     )  # fmt: skip
 

@@ -40,8 +40,8 @@ def _load_pyrenode() -> Any:
     variable, path = find_renode()
     os.environ[variable] = str(path)
     os.environ.setdefault("PYRENODE_RUNTIME", "coreclr")
-    # When its first emulation begins, Renode deletes the temporary files of emulators that it takes for dead: this process
-    # gets a folder of its own, until it ends.
+    # When its first emulation begins, Renode deletes the temporary files of emulators that it takes for dead: this
+    # process gets a folder of its own, until it ends.
     os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="tinytrain-renode-")
     atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
     try:
