@@ -189,7 +189,7 @@ def layer_bars(m: Measurement) -> str:
     return plot.svg("cycles by layer")
 
 
-def accuracy_curves(measurements: Sequence[Measurement], ceiling: float | None = None) -> str:
+def accuracy_curves(measurements: Sequence[Measurement]) -> str:
     """Accuracy on validation images over the training steps, a line a scheme."""
     longest = max(m.steps for m in measurements)
     plot = _Plot(340, longest, 1.0)
@@ -201,8 +201,6 @@ def accuracy_curves(measurements: Sequence[Measurement], ceiling: float | None =
                 f'<circle cx="{plot.x(step)}" cy="{plot.y(accuracy)}" r="4" fill="{colour}">'
                 f"{_title(f'{m.scheme}, {step:,} steps: {accuracy:.1%}')}</circle>"
             )
-    if ceiling is not None:
-        plot.line([(0, ceiling), (longest, ceiling)], RED, "limit", f"fp32 full fine-tuning: {ceiling:.1%}")
     plot.x_axis("training steps")
     return plot.svg("accuracy")
 

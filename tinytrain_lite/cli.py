@@ -73,7 +73,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the report and the record")] = Path(
         "build/demo"
     ),
-    epochs: Annotated[int, typer.Option(min=1, help="times each of the 500 images is learnt from")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="times the board learns from each of the 500 images")] = 1,
 ) -> None:
     """A network that knows clothes learns handwritten digits on the emulated board.
 

@@ -12,12 +12,13 @@ from tinytrain_lite import charts
 from tinytrain_lite.files import write_text
 from tinytrain_lite.literature import figures
 from tinytrain_lite.measure import Measurement, MeasurementError
+from tinytrain_lite.tables import Longer
 
 
-def write_report(measurements: Sequence[Measurement], path: Path, ceiling: float | None = None) -> Path:
+def write_report(measurements: Sequence[Measurement], path: Path, longer: Longer | None = None) -> Path:
     """Write the page, whole or not at all; returns its path.
 
-    ceiling: accuracy (0..1) of fp32 full fine-tuning on the same task.
+    longer: what more training comes to, and the fp32 ceiling.
     Raises MeasurementError if there is nothing to show.
     """
     if not measurements:
@@ -33,8 +34,8 @@ def write_report(measurements: Sequence[Measurement], path: Path, ceiling: float
         style=Markup(charts.STYLE),
         first=first,
         measurements=measurements,
-        ceiling=ceiling,
-        accuracy=Markup(charts.accuracy_curves(measurements, ceiling)),
+        longer=longer,
+        accuracy=Markup(charts.accuracy_curves(measurements)),
         loss=Markup(charts.loss_curves(measurements)),
         sram=Markup(charts.sram_bars(measurements)),
         series=list(zip(schemes, charts.SERIES, strict=False)),
