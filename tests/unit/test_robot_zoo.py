@@ -57,7 +57,9 @@ def test_a_defect_fails_one_check(tmp_path: Path, defect: str) -> None:
     assert all("cannot be checked: " in tests[name][1] for name in skipped)
 
 
-@pytest.mark.parametrize(("target", "reason"), [("serial", "no serial port was named"), ("renode", "tinytrain setup renode")])
+@pytest.mark.parametrize(
+    ("target", "reason"), [("serial", "no serial port was named"), ("renode", "tinytrain setup renode")]
+)
 def test_a_target_that_is_not_there_is_skipped_with_the_reason(
     tmp_path: Path, target: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
