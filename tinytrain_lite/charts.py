@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from tinytrain_lite.measure import Measurement
+from tinytrain_lite.record import Measurement
 from tinytrain_lite.tables import PHASES, by_layer
 
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW = (

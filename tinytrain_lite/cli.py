@@ -27,6 +27,7 @@ from tinytrain_lite.cli_options import (
     step_progress,
 )
 from tinytrain_lite.errors import TinyTrainError, UnsupportedError
+from tinytrain_lite.record import load, save
 
 app = typer.Typer(
     name="tinytrain",
@@ -195,7 +196,7 @@ def run(
         console.print(comparison)
     console.print(m.agreement, style="dim")
     if json:
-        measure.save([m], json)
+        save([m], json)
         console.print(f"record: {json}")
     if report:
         console.print(f"report: {write_report([m], report)}")
@@ -212,7 +213,7 @@ def report(
     """
     from tinytrain_lite.report import write_report
 
-    measurements = [m for path in records for m in measure.load(path)]
+    measurements = [m for path in records for m in load(path)]
     console.print(f"report: {write_report(measurements, output)}")
 
 

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tinytrain_lite import measure, tables
 from tinytrain_lite.compiler import Program
 from tinytrain_lite.errors import TinyTrainError
+from tinytrain_lite.record import Measurement, save
 from tinytrain_lite.report import write_report
 from tinytrain_lite.train.datasets import Split
 from tinytrain_lite.workload import DEMO, Workload, prepare
@@ -37,7 +38,7 @@ RATES = {"last": 0.4, "bias": 0.2, "sparse": 0.1}  # chosen on validation images
 CEILING = "fp32 in PyTorch, all layers"
 
 
-def run_demo(console: Console, output: Path, epochs: int = EPOCHS) -> list[measure.Measurement]:
+def run_demo(console: Console, output: Path, epochs: int = EPOCHS) -> list[Measurement]:
     """Measure the schemes, print the table, write `record.json` and `report.html` into `output`."""
     with console.status("reading the images, compiling the schemes"):
         work = _workload()
@@ -65,7 +66,7 @@ def run_demo(console: Console, output: Path, epochs: int = EPOCHS) -> list[measu
     longer = tables.Longer(f"{LONG_EPOCHS} epochs", [accuracy for _, accuracy in results], ceiling)
     console.print(tables.schemes_table(measurements, longer))
     console.print(measurements[0].agreement, style="dim")
-    measure.save(measurements, output / "record.json")
+    save(measurements, output / "record.json")
     console.print(f"report: {write_report(measurements, output / 'report.html', longer)}")
     return measurements
 
@@ -78,7 +79,7 @@ def _workload() -> Workload:
 
 def _adapt(
     program: Program, data: Split, rate: float, steps: int, counter: str, index: int
-) -> tuple[measure.Measurement, float]:
+) -> tuple[Measurement, float]:
     """One scheme, in a process of its own: the run on the board, and the accuracy after LONG_EPOCHS on this computer.
 
     The number of steps done on the board goes to `counter[index]`.
@@ -89,8 +90,7 @@ def _adapt(
         counts[index] = done
 
     board = measure.measure(program, data, rate=rate, steps=steps, progress=progress)
-    longer = measure.measure(program, data, rate=rate, steps=LONG_EPOCHS * len(data.train), target="host")
-    return board, longer.accuracy_after
+    return board, measure.host_accuracy(program, data, rate=rate, steps=LONG_EPOCHS * len(data.train))
 
 
 def _ceiling(data: Split) -> float:
@@ -134,13 +134,13 @@ def _bars(console: Console) -> Progress:
 def choose_rates(console: Console) -> None:
     """Print the accuracy of every rate of the grid on the validation images, short and long, host target."""
     work = _workload()
-    data = Split(work.data.train, work.data.validation.take(np.arange(0)), work.data.validation)
+    data = Split(work.data.train, work.data.validation, work.data.validation)
     for scheme in SCHEMES:
         program = work.compile(scheme)
         for rate in RATE_GRID:
             for steps in (EPOCHS * len(data.train), LONG_EPOCHS * len(data.train)):
-                m = measure.measure(program, data, rate=rate, steps=steps, target="host")
-                console.print(f"{scheme:8} rate {rate:<6g} {steps:>6,} steps {m.accuracy_after:.1%}")
+                accuracy = measure.host_accuracy(program, data, rate=rate, steps=steps)
+                console.print(f"{scheme:8} rate {rate:<6g} {steps:>6,} steps {accuracy:.1%}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from tinytrain_lite.board import firmware_dir
@@ -75,7 +76,7 @@ def doctor_table(rows: list[Check]) -> Table:
     for head in ("", "what", "needed for", "found, or how to get it"):
         table.add_column(head, overflow="fold")
     for row in rows:
-        table.add_row(row.verdict, row.name, row.purpose, row.found or row.remedy)
+        table.add_row(row.verdict, row.name, row.purpose, escape(row.found or row.remedy))
     return table
 
 

@@ -1,4 +1,4 @@
-"""One program, measured: trained on a device, everything counted, one record, one table, one JSON.
+"""One program, measured: trained on a device, everything counted, one record.
 
 The emulated device is given every image over its USART and trains on it; the generated C on this computer is
 given the same images in step. Losses must agree bit for bit at every step and parameters byte for byte at the
@@ -8,11 +8,10 @@ end, or `measure` raises. So the accuracy, which is counted on this computer bec
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,11 @@ from tinytrain_lite.board import DEFAULT_BOARD, load_board
 from tinytrain_lite.codegen import generate
 from tinytrain_lite.codegen.emit import Emitter, identifier
 from tinytrain_lite.compiler import Program
-from tinytrain_lite.errors import TinyTrainError
-from tinytrain_lite.files import write_text
 from tinytrain_lite.graph import Graph, Tensor
 from tinytrain_lite.memory import Buffer, Plan, align, static_bytes
 from tinytrain_lite.ops.base import definition
 from tinytrain_lite.quantize import quantize_image
+from tinytrain_lite.record import Measurement, MeasurementError, OpRow, Placement, Sram
 from tinytrain_lite.target import choose
 from tinytrain_lite.target.base import Target
 from tinytrain_lite.target.cycles import Estimate, estimate
@@ -37,108 +35,12 @@ from tinytrain_lite.target.unicorn import OUTSIDE, UnicornTarget
 from tinytrain_lite.toolchain import build_firmware, build_host_library, compiler_name
 from tinytrain_lite.train.datasets import Dataset, Split
 
-FORMAT = 1  # of the JSON record
 TARGETS = (*choose.TARGETS, "host")
 SPOT_CHECKS = 8  # held-out images classified on the device too, before and after
 CURVE_POINTS = 8
 CURVE_IMAGES = 300  # of the validation part, for the curve only
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
-
-
-class MeasurementError(TinyTrainError):
-    """The device did not compute what this computer computed, or a record cannot be read."""
-
-
-@dataclass(frozen=True)
-class OpRow:
-    """One op of the training step. `cycles` is an estimate; 0 where there is no device."""
-
-    index: int
-    layer: str
-    kind: str
-    phase: str
-    macs: int
-    instructions: int = 0
-    cycles: int = 0
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A buffer of the arena: bytes `offset`..`offset + size`, alive from op `first` to op `last` (-1: before any)."""
-
-    name: str
-    kind: str  # input, activation, mask, gradient, scratch
-    offset: int
-    size: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Sram:
-    """Bytes of SRAM by kind."""
-
-    parameters: int  # what learns: weights, biases and the fractions of an LSB they remember
-    state: int  # outputs, gradient exponents, learning rate, step counter
-    arena: int
-    runtime: int | None = None  # the firmware's own variables; None where there is no device
-    stack: int | None = None  # high-water mark
-
-    @property
-    def total(self) -> int:
-        return self.parameters + self.state + self.arena + (self.runtime or 0) + (self.stack or 0)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Everything known of one training run."""
-
-    model: str
-    scheme: str
-    target: str
-    board: str
-    compiler: str
-    rounding: str
-    qas: bool
-    learning_rate: float
-    seed: int
-    data: str
-    classes: int
-    train_images: int
-    test_images: int
-    steps: int
-    accuracy_before: float
-    accuracy_after: float
-    losses: list[float]
-    curve: list[tuple[int, float]]  # (steps, accuracy on CURVE_IMAGES validation images)
-    agreement: str  # what was compared between device and this computer
-    predicted: Sram
-    sram: Sram
-    sram_limit: int
-    arena_written: int | None  # bytes of the arena the device really wrote, by painting
-    lower_bound: int  # most bytes of the arena alive at once: no plan is smaller
-    flash: int | None
-    flash_limit: int
-    clock_hz: int
-    train_instructions: int | None  # retired by one training step, exact
-    infer_instructions: int | None
-    train_cycles: int | None  # estimates
-    infer_cycles: int | None
-    ops: list[OpRow] = field(default_factory=list)
-    arena: list[Placement] = field(default_factory=list)
-    live: list[int] = field(default_factory=list)  # bytes of the arena alive during each op
-    ir: str = ""
-    board_cycles: int | None = None  # of one training step, counted by the DWT of a real board
-
-    @property
-    def train_ms(self) -> float | None:
-        """Estimated milliseconds of one training step at the chip's clock."""
-        return None if self.train_cycles is None else 1e3 * self.train_cycles / self.clock_hz
-
-    @property
-    def macs(self) -> int:
-        return sum(row.macs for row in self.ops)
 
 
 def measure(
@@ -188,6 +90,18 @@ def measure(
         flash_limit=chip.program.bytes, clock_hz=chip.clock_hz, arena=placements(program.train_plan),
         live=program.train_plan.live, ir=str(program.train), **counted,
     )  # fmt: skip
+
+
+def host_accuracy(program: Program, data: Split, *, rate: float, steps: int, seed: int = 0) -> float:
+    """Accuracy (0..1) on data.test after `steps` of training by the host build alone: the same bytes, in seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        generate(program, Path(folder))
+        library = build_host_library(Path(folder))
+    nothing = data.validation.take(np.arange(0))
+    with closing(HostTarget(library)) as host:
+        run = _Run(host, None, Split(data.train, nothing, data.test), rate, None)
+        run.train(sample_order(len(data.train), steps, seed))
+        return run.accuracy()
 
 
 def sample_order(images: int, steps: int, seed: int) -> np.ndarray:
@@ -368,32 +282,3 @@ def _kind(buffer: Buffer) -> str:
     if "bits" in dtypes:
         return "mask"
     return "input" if any(t.role == "input" for t in buffer.tensors) else "activation"
-
-
-# ---- records -------------------------------------------------------------------------------------
-def save(measurements: Sequence[Measurement], path: Path) -> None:
-    """Write records as JSON, whole or not at all."""
-    record = {"format": FORMAT, "measurements": [asdict(m) for m in measurements]}
-    write_text(path, json.dumps(record, indent=1) + "\n")
-
-
-def load(path: Path) -> list[Measurement]:
-    """Read records back. Raises MeasurementError if the file is missing or is not such a record."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        if content["format"] != FORMAT:
-            raise MeasurementError(f"{path}: format {content['format']}, this version reads {FORMAT}; measure again")
-        return [_measurement(fields) for fields in content["measurements"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MeasurementError(f"{path} is not a record of `tinytrain run --json`: {error}") from None
-
-
-def _measurement(fields: dict[str, Any]) -> Measurement:
-    nested = {
-        "predicted": Sram(**fields["predicted"]),
-        "sram": Sram(**fields["sram"]),
-        "ops": [OpRow(**row) for row in fields["ops"]],
-        "arena": [Placement(**row) for row in fields["arena"]],
-        "curve": [(step, accuracy) for step, accuracy in fields["curve"]],
-    }
-    return Measurement(**{**fields, **nested})

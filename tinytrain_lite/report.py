@@ -11,7 +11,7 @@ from markupsafe import Markup
 from tinytrain_lite import charts
 from tinytrain_lite.files import write_text
 from tinytrain_lite.literature import figures
-from tinytrain_lite.measure import Measurement, MeasurementError
+from tinytrain_lite.record import Measurement, MeasurementError
 from tinytrain_lite.tables import Longer
 
 

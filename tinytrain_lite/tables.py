@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from tinytrain_lite.literature import PAPER, figures
-from tinytrain_lite.measure import Measurement, OpRow, Sram
+from tinytrain_lite.record import Measurement, OpRow, Sram
 
 PHASES = ("forward", "backward", "update")
 

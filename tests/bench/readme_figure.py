@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tinytrain_lite.charts import arena_map, standalone
 from tinytrain_lite.files import write_text
-from tinytrain_lite.measure import load
+from tinytrain_lite.record import load
 
 OUTPUT = Path(__file__).parents[2] / "course" / "figures" / "arena_sparse.svg"
 

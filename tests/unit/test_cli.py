@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinytrain_lite import cli, doctor
-from tinytrain_lite.measure import load
+from tinytrain_lite.record import load
 
 NETWORK = """
 from torch import nn

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tinytrain_lite import doctor
 
@@ -38,3 +40,11 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("TINYTRAIN_CACHE", str(tmp_path / "file" / "cache"))
     rows = {row.name: row for row in doctor.checks()}
     assert rows["build cache"].found is None and "TINYTRAIN_CACHE" in rows["build cache"].remedy
+
+
+def test_the_table_shows_extras_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square brackets are markup to rich: `tinytrain-lite[torch]` must come out whole."""
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(doctor.doctor_table(doctor.checks()))
+    assert "pip install 'tinytrain-lite[torch]'" in console.export_text()

@@ -13,17 +13,9 @@ from networks import residual_network
 
 from tinytrain_lite.compiler import Program, compile_program
 from tinytrain_lite.literature import figures
-from tinytrain_lite.measure import (
-    Measurement,
-    MeasurementError,
-    load,
-    measure,
-    placements,
-    predict_sram,
-    sample_order,
-    save,
-)
+from tinytrain_lite.measure import host_accuracy, measure, placements, predict_sram, sample_order
 from tinytrain_lite.quantize import quantize_image
+from tinytrain_lite.record import Measurement, MeasurementError, load, save
 from tinytrain_lite.sparse.scheme import preset
 from tinytrain_lite.target.base import TrainResult
 from tinytrain_lite.target.unicorn import UnicornTarget
@@ -68,6 +60,8 @@ def test_device_and_host_runs_agree(on_device: Measurement, data: Split) -> None
     same = ("losses", "curve", "accuracy_before", "accuracy_after", "predicted", "arena", "live", "lower_bound", "ir")
     for name in same:
         assert getattr(here, name) == getattr(on_device, name), name
+    program = compiled("last-3", data)
+    assert host_accuracy(program, data, rate=RATE, steps=STEPS) == on_device.accuracy_after
     assert here.train_instructions is None and here.flash is None and here.sram.runtime is None
 
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tinytrain_lite import charts
-from tinytrain_lite.measure import Measurement, MeasurementError, OpRow, Placement, Sram
+from tinytrain_lite.record import Measurement, MeasurementError, OpRow, Placement, Sram
 from tinytrain_lite.report import write_report
 from tinytrain_lite.tables import Longer
 

@@ -22,7 +22,8 @@ from tinytrain_lite.cli import app
 from tinytrain_lite.codegen import generate
 from tinytrain_lite.compiler import compile_program
 from tinytrain_lite.flashing import FlashError, flash_command, intel_hex, run_flash
-from tinytrain_lite.measure import MeasurementError, measure
+from tinytrain_lite.measure import measure
+from tinytrain_lite.record import MeasurementError
 from tinytrain_lite.sparse.scheme import preset
 from tinytrain_lite.target.base import TargetError
 from tinytrain_lite.target.choose import TargetUnavailable, open_target
