@@ -150,7 +150,7 @@ def run(
     port: Annotated[str | None, typer.Option(help="serial port of the real board")] = None,
     board: Annotated[str, typer.Option(help="nucleo-f746zg or stm32f746g-disco")] = DEFAULT_BOARD,
     steps: Annotated[int, typer.Option(min=1, help="training steps, one image each")] = 100,
-    rate: Annotated[float, typer.Option(min=0, help="learning rate of the first step; it falls linearly to 0")] = 0.05,
+    rate: Annotated[float, typer.Option(min=0, help="learning rate of the first step; it falls linearly to 0")] = 0.01,
     data: Data = "mnist",
     data_path: DataPath = None,
     per_class: PerClass = 50,
