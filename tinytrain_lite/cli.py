@@ -93,7 +93,7 @@ def compile_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for model.c and its data")],
     print_after: Annotated[
         str | None,
-        typer.Option(help="print the graph after this pass: " + "sparse, autodiff, prune, fuse, schedule, limits"),
+        typer.Option(help="print the graph after a pass: sparse, autodiff, prune, fuse, schedule, patch, limits"),
     ] = None,
     data: Data = "mnist",
     data_path: DataPath = None,
@@ -112,8 +112,10 @@ def compile_command(
 
     `tinytrain compile mine.py:network --size 32 --scheme last-3 -o build/mine`
     """
+    from tinytrain_lite.board import load_board
     from tinytrain_lite.codegen import generate
     from tinytrain_lite.compiler import passes
+    from tinytrain_lite.fit import check_fits
     from tinytrain_lite.graph import Graph
     from tinytrain_lite.sparse.scheme import UpdateScheme
     from tinytrain_lite.train import datasets
@@ -128,9 +130,11 @@ def compile_command(
         if name == print_after:
             print(graph)
 
+    images = datasets.load(data, path=data_path)
     with console.status("importing, quantizing, compiling"):
-        work = prepare(model, datasets.load(data, path=data_path), per_class=10, held_out=0, size=size, seed=seed)
+        work = prepare(model, images, per_class=10, held_out=0, size=size, seed=seed)
         program = work.compile(scheme, rule, observe)
+        check_fits(program, load_board())
         generate(program, output)
     planned = measure.predict_sram(program)
     console.print(
@@ -178,8 +182,8 @@ def run(
     from tinytrain_lite.workload import prepare
 
     rule = UpdateRule(rounding, qas)
+    images = datasets.load(data, path=data_path)
     with console.status("importing, quantizing, compiling"):
-        images = datasets.load(data, path=data_path)
         work = prepare(model, images, per_class=per_class, held_out=held_out, size=size, seed=seed)
         program = work.compile(scheme, rule)
     with step_progress() as bar:

@@ -42,16 +42,19 @@ def flash(
     """
     from tinytrain_lite import flashing
     from tinytrain_lite.codegen import generate
+    from tinytrain_lite.fit import check_fits
     from tinytrain_lite.toolchain import build_firmware
     from tinytrain_lite.train import datasets
     from tinytrain_lite.workload import prepare
 
     description = load_board(board)
     chosen = tool or (flashing.TOOLS[0] if dry_run else flashing.choose_tool())
+    images = datasets.load(data, path=data_path)
     with console.status("importing, quantizing, compiling"), tempfile.TemporaryDirectory() as folder:
-        images = datasets.load(data, path=data_path)
         work = prepare(model, images, per_class=per_class, held_out=held_out, size=size, seed=seed)
-        generate(work.compile(scheme), Path(folder))
+        program = work.compile(scheme)
+        check_fits(program, description)
+        generate(program, Path(folder))
         firmware = build_firmware(Path(folder), board=board)
     if elf:
         elf.parent.mkdir(parents=True, exist_ok=True)

@@ -38,13 +38,13 @@ def check_fits(program: Program, board: Board) -> None:
             f"'{op.name}' ({op.kind}): {_alive(plan, worst)}. Largest parameters: {_largest(params)}. "
             f"Train fewer layers or smaller slices of them, or take a smaller input"
         )
-    flash = board.memories["flash"].bytes
+    flash = board.program.bytes
     constants = flash_constants(program.train)
     over = sum(t.nbytes for t in constants) - flash
     if over > 0:
         raise DoesNotFitError(
-            f"{program.name} needs {over:,} bytes more flash than the {flash:,} of {board.name}, before any code. "
-            f"Largest constants: {_largest(constants)}. Take a smaller network"
+            f"{program.name} needs {over:,} bytes more flash than the {flash:,} for a program on {board.name}, before "
+            f"any code. Largest constants: {_largest(constants)}. Take a smaller network"
         )
 
 

@@ -22,6 +22,7 @@ from tinytrain_lite.board import DEFAULT_BOARD, load_board
 from tinytrain_lite.codegen import generate
 from tinytrain_lite.codegen.emit import Emitter, identifier
 from tinytrain_lite.compiler import Program
+from tinytrain_lite.fit import check_fits
 from tinytrain_lite.graph import Graph, Tensor
 from tinytrain_lite.memory import Buffer, Plan, align, static_bytes
 from tinytrain_lite.ops.base import definition
@@ -67,6 +68,8 @@ def measure(
     if target not in TARGETS:
         raise MeasurementError(f"unknown target '{target}'; choose {', '.join(TARGETS)}")
     rule = rule or UpdateRule()
+    if target != "host":
+        check_fits(program, load_board(board))
     with tempfile.TemporaryDirectory() as folder:
         generate(program, Path(folder))
         library = build_host_library(Path(folder))
