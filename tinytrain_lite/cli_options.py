@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tinytrain_lite.train import datasets
+
 console = Console()
 
 Model = Annotated[
@@ -20,9 +22,9 @@ Scheme = Annotated[
         help="what learns: last, bias, full, last-K, a scheme of the model (sparse, 49kb, ...), or a YAML file"
     ),
 ]
-Data = Annotated[str, typer.Option(help="data set to learn: mnist, fashion-mnist, cifar10-subset")]
+Data = Annotated[str, typer.Option(help=f"data set to learn: {', '.join(datasets.names())}")]
 DataPath = Annotated[
-    Path | None, typer.Option(help="file or folder of the data set, where it does not come with a package")
+    Path | None, typer.Option(help="file or folder of the data set, where it is not in its usual place")
 ]
 PerClass = Annotated[int, typer.Option(min=1, help="images of each class to learn from")]
 Size = Annotated[int | None, typer.Option(min=1, help="height and width of the images that your nn.Module takes")]

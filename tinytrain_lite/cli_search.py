@@ -44,8 +44,8 @@ def analyze(
     from tinytrain_lite.workload import prepare
 
     torch.set_num_threads(1)  # entries run beside each other, not threads
+    images = datasets.load(data, path=data_path)
     with console.status("importing, quantizing"):
-        images = datasets.load(data, path=data_path)
         work = prepare(model, images, per_class=per_class, held_out=0, size=size, seed=seed)
     chosen = work.data.validation.take(np.arange(min(validation, len(work.data.validation))))
     parts = datasets.Split(work.data.train, chosen, work.data.test)

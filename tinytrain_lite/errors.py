@@ -15,3 +15,7 @@ class UnsupportedError(TinyTrainError):
 
 class DoesNotFitError(TinyTrainError):
     """The model does not fit the board; the message says by how many bytes and because of what."""
+
+
+class DatasetError(TinyTrainError):
+    """A data set that is missing, damaged or too small for what was asked."""

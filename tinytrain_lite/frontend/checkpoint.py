@@ -17,10 +17,10 @@ import numpy as np
 
 from tinytrain_lite.errors import TinyTrainError
 
-__all__ = ["CheckpointError", "read_checkpoint"]
+__all__ = ["CheckpointError", "read_checkpoint", "unpickle"]
 
 MAX_BYTES = 64 << 20  # unpacked; the largest of the three published files has under 1 MB
-DTYPES = {"i1": np.int8, "i4": np.int32, "i8": np.int64, "f4": np.float32, "f8": np.float64}
+DTYPES = {"u1": np.uint8, "i1": np.int8, "i4": np.int32, "i8": np.int64, "f4": np.float32, "f8": np.float64}
 
 
 class CheckpointError(TinyTrainError):
@@ -49,7 +49,9 @@ class _Array:
         """The array. Raises ValueError for a state that no array of numbers has."""
         _, shape, dtype, column_major, raw = self.state
         if not isinstance(dtype, _Dtype) or dtype.code not in DTYPES or dtype.order not in "|<=":
-            raise ValueError("an array is not of little-endian int8, int32, int64, float32 or float64")
+            raise ValueError("an array is not of uint8, or little-endian int8, int32, int64, float32 or float64")
+        if isinstance(raw, str):  # bytes of Python 2, read as latin1
+            raw = raw.encode("latin1")
         if not isinstance(raw, bytes) or not all(isinstance(n, int) and n >= 0 for n in shape):
             raise ValueError("an array has a shape or contents that are no numbers")
         flat = np.frombuffer(raw, DTYPES[dtype.code])
@@ -98,8 +100,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             "of github.com/mit-han-lab/tiny-training"
         )
     try:
-        content = _Unpickler(io.BytesIO(_pickle_bytes(path))).load()
-        content = _plain(content, {})
+        content = unpickle(_pickle_bytes(path))
     except CheckpointError:
         raise
     except Exception as error:  # a hostile pickle can make the unpickler raise anything
@@ -107,6 +108,14 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; expected a dict of layers")
     return content
+
+
+def unpickle(raw: bytes, encoding: str = "ASCII") -> Any:
+    """The dicts, lists, numbers, strings and arrays of a pickle; ``encoding`` is that of Python 2's strings.
+
+    A hostile pickle is harmless, but it can make this raise anything: catch Exception.
+    """
+    return _plain(_Unpickler(io.BytesIO(raw), encoding=encoding).load(), {})
 
 
 def _pickle_bytes(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """Labelled images behind one interface: uint8 pixels (N, H, W, C), int64 labels (N,).
 
-Nothing here downloads: a data set comes from an installed package or from a file whose path you give.
+A data set comes from an installed package, from a file or folder whose path you give, or, if it is one of
+`sources.SOURCES`, from its publisher: downloaded once, checked, and kept in the cache folder.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tinytrain_lite.errors import TinyTrainError
+from tinytrain_lite.errors import DatasetError
+from tinytrain_lite.toolchain import cache_dir
+from tinytrain_lite.train import formats
+from tinytrain_lite.train.downloads import obtain
+from tinytrain_lite.train.sources import SOURCES
 
 __all__ = ["DatasetError", "Dataset", "Split", "load", "names", "split", "pad", "resize"]
 
@@ -27,10 +32,6 @@ FASHION_CLASSES = (
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
-
-
-class DatasetError(TinyTrainError):
-    """A data set that is missing, damaged or too small for what was asked."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,22 @@ class Split:
 def load(name: str, part: str = "train", path: Path | str | None = None) -> Dataset:
     """Load a data set by name (see ``names``).
 
-    part: "train" or "test", as its authors split it (``mnist``, a 5,000-image sample, has only "train").
-    path: folder (fashion-mnist) or file (cifar10-subset) to read instead of the usual place.
+    part: "train" or "test", as its authors split it (``mnist``, a 5,000-image sample, and ``vww`` have only "train").
+    path: what to read instead of the usual place: a file (cifar10-subset) or a folder (all others but mnist; for a
+    data set of `SOURCES`, that of its archives or of what they unpack to). ``folder`` and cifar10-subset need it.
     Raises DatasetError, which says what to install or where to put the file.
     """
-    if name not in _LOADERS:
-        raise DatasetError(f"unknown data set {name!r}; choose one of {', '.join(_LOADERS)}")
+    if name not in names():
+        raise DatasetError(f"unknown data set {name!r}; choose one of {', '.join(names())}")
     if part not in ("train", "test"):
         raise DatasetError(f"part must be 'train' or 'test', not {part!r}")
-    return _LOADERS[name](part, None if path is None else Path(path))
+    place = None if path is None else Path(path)
+    return _published(name, part, place) if name in SOURCES else _LOADERS[name](part, place)
 
 
 def names() -> tuple[str, ...]:
     """Names that ``load`` accepts."""
-    return tuple(_LOADERS)
+    return (*_LOADERS, *SOURCES)
 
 
 def split(data: Dataset, per_class: int, test: int, seed: int = 0, validation: int | None = None) -> Split:
@@ -187,8 +190,24 @@ def _cifar10_subset(part: str, path: Path | None) -> Dataset:
     return Dataset("cifar10-subset", images, labels.astype(np.int64), CIFAR10_CLASSES)
 
 
+def _folder(part: str, path: Path | None) -> Dataset:
+    if path is None:
+        raise DatasetError("folder: no path given; expected a folder with a sub-folder of pictures for every class")
+    return Dataset("folder", *formats.folder(path, part))
+
+
+def _published(name: str, part: str, path: Path | None) -> Dataset:
+    root = path or cache_dir() / "datasets" / name
+    obtain(SOURCES[name], part, root)
+    try:
+        return Dataset(name, *formats.READERS[name](root, part))
+    except (KeyError, IndexError, ValueError) as error:
+        raise DatasetError(f"{name}: the files in {root} contradict each other ({error!r}); unpack again") from error
+
+
 _LOADERS: dict[str, Callable[[str, Path | None], Dataset]] = {
     "mnist": _mnist,
     "fashion-mnist": _fashion_mnist,
     "cifar10-subset": _cifar10_subset,
+    "folder": _folder,
 }
