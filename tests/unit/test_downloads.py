@@ -8,6 +8,7 @@ import io
 import re
 import tarfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -244,3 +245,10 @@ def test_the_table_is_well_formed(name):
         assert file.url.startswith("http") and file.part in (None, "train", "test")
         assert (file.holds is None) == file.name.endswith(".mat")
     assert source.page.startswith("https://") and source.terms
+
+
+def test_the_course_lists_every_file():
+    chapter = (Path(__file__).parents[2] / "course" / "data.md").read_text("utf-8")
+    for name, source in SOURCES.items():
+        (row,) = re.findall(rf"^\| `{name}` \|.*$", chapter, re.MULTILINE)
+        assert re.findall(r"`([^`]+)`", row) == [name, *(file.name for file in source.files)]
