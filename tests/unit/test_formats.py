@@ -149,13 +149,22 @@ def test_cifar100_has_fine_classes(publish):
 
 @pytest.mark.parametrize(
     "batch",
-    [b"cos\nsystem\n(S'true'\ntR.", b"garbage", Python2.dumps({"labels": [1]}), Python2.dumps([1])],
-    ids=["calls", "garbage", "no data", "no dict"],
+    [b"garbage", Python2.dumps({"labels": [1]}), Python2.dumps([1])],
+    ids=["garbage", "no data", "no dict"],
 )
 def test_a_cifar_file_that_is_no_such_pickle_is_refused(publish, batch):
     root = publish("cifar10", cifar_10_python={"cifar-10-batches-py/test_batch": batch})
     with pytest.raises(DatasetError, match="test_batch: not a CIFAR file that can be read safely"):
         datasets.load("cifar10", "test", root)
+
+
+def test_a_cifar_file_cannot_call_anything(publish, tmp_path):
+    called = tmp_path / "called"
+    batch = f"cos\nmkdir\n(S'{called}'\ntR.".encode()
+    root = publish("cifar10", cifar_10_python={"cifar-10-batches-py/test_batch": batch})
+    with pytest.raises(DatasetError, match=r"it asks for os\.mkdir"):
+        datasets.load("cifar10", "test", root)
+    assert not called.exists()
 
 
 def test_flowers(publish):
@@ -332,6 +341,11 @@ def test_pictures_of_several_sizes_are_scaled_and_cropped_to_the_centre(tmp_path
     first, second = datasets.load("folder", "train", tmp_path).images
     assert np.all(first == (7, 0, 0))
     assert second.shape == (128, 128, 3) and np.all(second[:, 1:-1] == (200, 100, 50))
+
+
+def test_small_squares_of_two_sizes_are_brought_to_one(tmp_path):
+    put(tmp_path, {"a/1.png": png((7, 0, 0), (32, 32)), "a/2.png": png((8, 0, 0), (64, 64))})
+    assert reds(datasets.load("folder", "train", tmp_path)) == [7, 8]
 
 
 def test_grey_pictures_have_one_channel_unless_another_has_colour(tmp_path):

@@ -33,7 +33,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its page, the terms of its use (in short: the page decides), and its files."""
+    """A data set: its page, the terms of its use as far as we know them (the page decides), and its files."""
 
     title: str
     page: str
