@@ -31,11 +31,10 @@ def check_fits(program: Program, board: Board) -> None:
         )
         worst = max(range(len(plan.live)), key=plan.live.__getitem__)
         op = graph.ops[worst]
-        params = [t for t in graph.by_role("param") if t.aliases is None]
         raise DoesNotFitError(
             f"{program.name} needs {over:,} bytes more SRAM than {board.name} has: arena {program.arena_bytes:,} + "
             f"parameters and state {static:,} + stack {board.stack_bytes:,} > {board.ram.bytes:,}. Most is alive at op "
-            f"'{op.name}' ({op.kind}): {_alive(plan, worst)}. Largest parameters: {_largest(params)}. "
+            f"'{op.name}' ({op.kind}): {_alive(plan, worst)}. Largest parameters: {_largest(graph.parameters)}. "
             f"Train fewer layers or smaller slices of them, or take a smaller input"
         )
     flash = board.program.bytes

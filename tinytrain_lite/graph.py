@@ -147,6 +147,11 @@ class Graph:
         return [t for t in self.tensors.values() if t.role == role]
 
     @property
+    def parameters(self) -> list[Tensor]:
+        """What learns, in SRAM: weights, biases and their fractions, as first flashed (not the updated versions)."""
+        return [t for t in self.by_role("param") if t.aliases is None]
+
+    @property
     def image(self) -> Tensor:
         """The one input, int8 (H, W, C)."""
         (image,) = self.by_role("input")

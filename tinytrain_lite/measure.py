@@ -23,7 +23,7 @@ from tinytrain_lite.codegen import generate
 from tinytrain_lite.codegen.emit import Emitter, identifier
 from tinytrain_lite.compiler import Program
 from tinytrain_lite.fit import check_fits
-from tinytrain_lite.graph import Graph, Tensor
+from tinytrain_lite.graph import Graph
 from tinytrain_lite.memory import Buffer, Plan, align, static_bytes
 from tinytrain_lite.ops.base import definition
 from tinytrain_lite.quantize import quantize_image
@@ -209,7 +209,7 @@ def _count(program: Program, device: UnicornTarget, data: Split) -> dict[str, An
     region = {name: index for index, name in enumerate(device.regions)}
     memory = device.memory_report()
     variables = {name: align(size) for name, size in device.firmware.variables.items()}
-    parameters = sum(variables[identifier(t.name)] for t in _parameters(program))
+    parameters = sum(variables[identifier(t.name)] for t in program.train.parameters)
     outputs = [identifier(t.name) for t in program.train.by_role("output")]
     state = sum(variables[name] for name in ("states", "label", "tt_learning_rate", "tt_step", *outputs))
     runtime = memory.data + memory.bss - parameters - state
@@ -257,13 +257,9 @@ def _rows(graph: Graph, costs: Sequence[tuple[int, float]] | None = None) -> lis
 
 
 # ---- what the planner says -----------------------------------------------------------------------
-def _parameters(program: Program) -> list[Tensor]:
-    return [t for t in program.train.by_role("param") if t.aliases is None]
-
-
 def predict_sram(program: Program) -> Sram:
     """Bytes from shapes alone. The firmware's own variables and its stack are not the planner's to know."""
-    parameters = sum(align(t.nbytes) for t in _parameters(program))
+    parameters = sum(align(t.nbytes) for t in program.train.parameters)
     return Sram(parameters, static_bytes(program.train) - parameters, program.arena_bytes)
 
 

@@ -28,8 +28,9 @@ class Machine:
     def reset(self) -> None:
         """Parameters, exponents and step count as first flashed; the learning rate stays."""
         self.steps = 0
-        params = [t for t in self.graph.by_role("param") if t.aliases is None]
-        self.params: dict[str, np.ndarray] = {t.name: t.data.copy() for t in params if t.data is not None}
+        self.params: dict[str, np.ndarray] = {
+            t.name: t.data.copy() for t in self.graph.parameters if t.data is not None
+        }
         self.states = {
             t.name: DfpState(limit=t.limit) if t.peak is None else DfpState(F32(t.peak), t.limit)
             for t in self.graph.tensors.values()

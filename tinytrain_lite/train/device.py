@@ -35,7 +35,7 @@ class DeviceLearner:
         self.labels = {part: getattr(data, part).labels for part in self.images}
         known = slice(0, CALIBRATION_IMAGES)
         program = compile_program(graph, scheme, self.images["train"][known], self.labels["train"][known], rule)
-        self._params = {t.name: t for t in program.train.by_role("param") if t.aliases is None}
+        self._params = {t.name: t for t in program.train.parameters}
         with tempfile.TemporaryDirectory() as directory:
             generate(program, Path(directory))
             self.target = HostTarget(build_host_library(Path(directory)))
