@@ -178,8 +178,7 @@ def check_plan(graph: Graph, plan: Plan) -> None:
     """
     owners = _Owners(plan.arena_bytes)
     for t in graph.by_role("input"):
-        if t.name in plan._home:
-            owners.claim(plan.offset(t), t.nbytes, t.name)
+        owners.claim(plan.offset(t), t.nbytes, t.name)
     for i, op in enumerate(graph.ops):
         allowed = {(o, s) for o, s in definition(op.kind).in_place(op)}
         scratch = definition(op.kind).scratch_bytes(op)

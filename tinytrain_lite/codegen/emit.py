@@ -74,7 +74,7 @@ class Emitter:
         return _struct("tt_dims", height=h, width=w, channels=c)
 
     def window(self, op: Op) -> str:
-        kernel = op.attrs.get("kernel") or _kernel(op.inputs["w"])
+        kernel = op.attrs.get("kernel") or op.inputs["w"].shape[1:3]
         top, left, _, _ = op.attrs["pad"]
         return _struct("tt_window", kernel_h=kernel[0], kernel_w=kernel[1], stride=op.attrs["stride"],
                        pad_top=top, pad_left=left)  # fmt: skip
@@ -156,10 +156,6 @@ class Emitter:
         ]
         places = [f"{t.name} {self.plan.offset(t)}..{self.plan.offset(t) + t.nbytes}" for t in dict.fromkeys(arena)]
         return [head, str(op)] + (["arena: " + ", ".join(places)] if places else [])
-
-
-def _kernel(w: Tensor) -> tuple[int, ...]:
-    return w.shape[1:3]
 
 
 def _struct(kind: str, **fields: object) -> str:
