@@ -97,7 +97,8 @@ def test_fused_updates_match_autograd(seed: int) -> None:
         )
 
 
-@settings(deadline=None, max_examples=40)
+# The same forty networks in every run. Among others a few exceed the bound (seed 987, k 3, stride 1, size 7: 4.7e-3).
+@settings(deadline=None, max_examples=40, derandomize=True)
 @given(
     seed=st.integers(0, 10**6),
     k=st.sampled_from([1, 3, 5, 7]),
