@@ -27,6 +27,7 @@ def analyze(
     plot: Annotated[Path | None, typer.Option(help="also draw the gains here (.svg, .png)")] = None,
     size: Size = None,
     seed: Seed = 0,
+    draws: Annotated[int, typer.Option(min=1, help="draws of the images to average over; more can be added later")] = 1,
 ) -> None:
     """Measure what each bias and each slice of a weight adds to the accuracy: the input of `tinytrain search`.
 
@@ -41,19 +42,24 @@ def analyze(
     from tinytrain_lite.sparse.analysis import analyze as measure
     from tinytrain_lite.train import datasets
     from tinytrain_lite.train.trainer import Recipe
-    from tinytrain_lite.workload import prepare
+    from tinytrain_lite.workload import Workload, prepare
 
     torch.set_num_threads(1)  # entries run beside each other, not threads
     images = datasets.load(data, path=data_path)
+
+    def draw(number: int) -> Workload:
+        work = prepare(model, images, per_class=per_class, held_out=0, size=size, seed=seed + number)
+        chosen = work.data.validation.take(np.arange(min(validation, len(work.data.validation))))
+        return Workload(work.graph, datasets.Split(work.data.train, chosen, work.data.test))
+
     with console.status("importing, quantizing"):
-        work = prepare(model, images, per_class=per_class, held_out=0, size=size, seed=seed)
-    chosen = work.data.validation.take(np.arange(min(validation, len(work.data.validation))))
-    parts = datasets.Split(work.data.train, chosen, work.data.test)
+        work = [draw(number) for number in range(draws)]
+    graph = work[0].graph
     recipe = Recipe(learning_rate=rate, epochs=epochs, seed=seed)
     with step_progress() as bar:
-        task = bar.add_task(f"{work.graph.name}, entries", total=None)
+        task = bar.add_task(f"{graph.name}, entries", total=None)
         result = measure(
-            work.graph, parts, recipe, output, depth, jobs, cache,
+            graph, [w.data for w in work], recipe, output, depth, jobs, cache,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     console.print(figures.analysis_table(result))

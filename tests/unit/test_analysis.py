@@ -46,7 +46,7 @@ def data() -> Split:
 
 @pytest.fixture(scope="module")
 def sequential(graph: Graph, data: Split, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    return analyze(graph, data, RECIPE, tmp_path_factory.mktemp("analysis") / "a.json", DEPTH)
+    return analyze(graph, [data], RECIPE, tmp_path_factory.mktemp("analysis") / "a.json", DEPTH)
 
 
 def test_entries_are_every_bias_and_every_distinct_slice(graph: Graph):
@@ -95,18 +95,41 @@ def test_an_entry_is_an_ordinary_training_run(graph: Graph, data: Split, sequent
         optimizer.step(cosine(0.02, step, steps))
     with torch.no_grad():
         predicted = network(network.evaluate({"image": x["validation"]}, frontier)).argmax(1).numpy()
-    assert sequential.accuracy["weight b3.depthwise 0.5"] == (predicted == data.validation.labels).mean()
+    assert sequential.draws[0]["weight b3.depthwise 0.5"] == (predicted == data.validation.labels).mean()
 
 
 def test_gains():
     """By hand: head 0.50; two biases 0.60; half of a weight on top 0.66; all of it diverged."""
     accuracy = {"bias 1": 0.5, "bias 2": 0.6, "weight conv 0.5": 0.66, "weight conv 1": None}
-    a = Analysis("net", "data", 2, (1, 1, 1), ["stem", "conv", "head"], 100, {}, accuracy)
+    a = Analysis("net", "data", 2, (1, 1, 1), ["stem", "conv", "head"], 100, {}, [accuracy])
     assert a.bias_gain(1) == 0
     assert a.bias_gain(2) == pytest.approx(0.1)
     assert a.weight_gain("conv", 0.5) == pytest.approx(0.06)
     assert a.weight_gain("conv", 1.0) is None and a.bias_gain(3) is None
     assert a.standard_error == pytest.approx(np.sqrt(0.5867 * 0.4133 / 100), rel=1e-3)
+
+
+def test_gains_over_draws():
+    """By hand: the weight adds 0.06 and 0.02 within the draws (mean 0.04, variance 0.0008), its half 0.01 and 0.03
+    (mean 0.02, variance 0.0002); the second draw starts 0.1 lower, which no gain notices. Standard error of a gain:
+    sqrt(mean variance / 2) = sqrt(0.00025). What one draw lacks has no gain, and no part in the error."""
+    first = {"bias 1": 0.5, "bias 2": 0.6, "weight conv 0.5": 0.61, "weight conv 1": 0.66, "weight conv 0.25": 0.9}
+    second = {"bias 1": 0.4, "bias 2": 0.5, "weight conv 0.5": 0.53, "weight conv 1": 0.52, "weight conv 0.25": None}
+    a = Analysis("net", "data", 2, (1, 1, 1), ["stem", "conv", "head"], 100, {}, [first, second])
+    assert a.head_accuracy() == pytest.approx(0.45) and a.bias_gain(2) == pytest.approx(0.1)
+    assert a.weight_gain("conv", 1.0) == pytest.approx(0.04) and a.weight_gain("conv", 0.5) == pytest.approx(0.02)
+    assert a.weight_gain("conv", 0.25) is None
+    assert a.standard_error == pytest.approx(np.sqrt(0.00025))
+
+
+def test_another_draw_is_added_later(graph: Graph, data: Split, tmp_path: Path):
+    """Draw 1 is an ordinary analysis of its own images with the next seed."""
+    other = Split(pictures(20, 5), pictures(30, 6), data.test)
+    one = analyze(graph, [data], RECIPE, tmp_path / "both.json", 2)
+    both = analyze(graph, [data, other], RECIPE, tmp_path / "both.json", 2)
+    alone = analyze(graph, [other], replace(RECIPE, seed=1), tmp_path / "other.json", 2)
+    assert both.draws == [one.draws[0], alone.draws[0]] and one.draws[0] != alone.draws[0]
+    assert "2 draws" in str(analysis_table(both).caption)
 
 
 def test_an_interrupted_analysis_continues(
@@ -120,28 +143,28 @@ def test_an_interrupted_analysis_continues(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        analyze(graph, data, RECIPE, path, DEPTH, progress=stop)
-    assert seen[-1] == (5, 16) and len(json.loads(path.read_text())["accuracy"]) == 5
+        analyze(graph, [data], RECIPE, path, DEPTH, progress=stop)
+    assert seen[-1] == (5, 16) and len(json.loads(path.read_text())["draws"][0]) == 5
     trained = []
     original = module.train
     monkeypatch.setattr(module, "train", lambda *a, **k: trained.append(a[1].name) or original(*a, **k))
-    assert analyze(graph, data, RECIPE, path, DEPTH, cache=tmp_path / "cache").accuracy == sequential.accuracy
+    assert analyze(graph, [data], RECIPE, path, DEPTH, cache=tmp_path / "cache").draws == sequential.draws
     assert len(trained) == 11
-    analyze(graph, data, RECIPE, path, DEPTH)
+    analyze(graph, [data], RECIPE, path, DEPTH)
     assert len(trained) == 11
 
 
 def test_the_test_images_are_never_looked_at(graph: Graph, data: Split, sequential: Analysis, tmp_path: Path):
     other = replace(data, test=pictures(7, 9))
-    assert analyze(graph, other, RECIPE, tmp_path / "a.json", 1).accuracy["bias 1"] == sequential.accuracy["bias 1"]
+    assert analyze(graph, [other], RECIPE, tmp_path / "a.json", 1).draws[0]["bias 1"] == sequential.draws[0]["bias 1"]
 
 
 def test_an_analysis_of_something_else_is_refused(graph: Graph, data: Split, tmp_path: Path):
     path = tmp_path / "a.json"
-    analyze(graph, data, RECIPE, path, 1)
+    analyze(graph, [data], RECIPE, path, 1)
     with pytest.raises(AnalysisError, match="measured with another model, data set or recipe"):
-        analyze(graph, data, replace(RECIPE, learning_rate=0.5), path, 1)
-    path.write_text('{"format": 1}')
+        analyze(graph, [data], replace(RECIPE, learning_rate=0.5), path, 1)
+    path.write_text('{"format": 2}')
     with pytest.raises(AnalysisError, match=r"a\.json is not a file of `tinytrain analyze`"):
         Analysis.load(path)
     path.write_text("[]")
@@ -152,8 +175,8 @@ def test_an_analysis_of_something_else_is_refused(graph: Graph, data: Split, tmp
 
 
 def test_a_diverged_entry_has_no_gain(graph: Graph, data: Split, tmp_path: Path):
-    wild = analyze(graph, data, replace(RECIPE, learning_rate=1e30), tmp_path / "a.json", 2)
-    assert wild.accuracy["weight b3.project 1"] is None and wild.weight_gain("b3.project", 1.0) is None
+    wild = analyze(graph, [data], replace(RECIPE, learning_rate=1e30), tmp_path / "a.json", 2)
+    assert wild.draws[0]["weight b3.project 1"] is None and wild.weight_gain("b3.project", 1.0) is None
     assert Analysis.load(tmp_path / "a.json") == wild
 
 
@@ -164,8 +187,8 @@ def test_same_numbers_on_a_dask_cluster(graph: Graph, data: Split, sequential: A
         distributed.Client(cluster),
         joblib.parallel_config("dask"),
     ):
-        result = analyze(graph, data, RECIPE, tmp_path / "a.json", DEPTH, jobs=-1)
-    assert result.accuracy == sequential.accuracy
+        result = analyze(graph, [data], RECIPE, tmp_path / "a.json", DEPTH, jobs=-1)
+    assert result.draws == sequential.draws
 
 
 def test_table_and_picture(sequential: Analysis, tmp_path: Path):

@@ -43,7 +43,7 @@ def made_up(depth: int = DEPTH, ratios: tuple[float, ...] = RATIOS, seed: int = 
         elif entry.ratio in ratios:
             accuracy[entry.key] = 0.5 + 0.02 * entry.biases + 0.03 * entry.ratio + float(rng.normal(0, 0.01))
     accuracy["weight b2.project 1"] = None
-    return Analysis(GRAPH.name, "made up", 5, (12, 12, 3), LAYERS, 1000, {}, accuracy)
+    return Analysis(GRAPH.name, "made up", 5, (12, 12, 3), LAYERS, 1000, {}, [accuracy])
 
 
 def everything(space: Space) -> Iterator[Candidate]:
@@ -106,7 +106,7 @@ def test_score_is_the_sum_of_gains():
         "b3.expand": 1.0,
         "b3.project": 1.0,
     }  # the others lie in front of the last 4 biases
-    a = analysis.accuracy
+    a = analysis.draws[0]
     pairs = [("bias 4", "bias 1"), ("weight b3.expand 1", "bias 4"), ("weight b3.project 1", "bias 2")]
     gains = [float(a[with_it] or 0) - float(a[without] or 0) for with_it, without in pairs]
     assert space.score(candidate) == pytest.approx(sum(gains))
@@ -114,7 +114,7 @@ def test_score_is_the_sum_of_gains():
 
 def test_only_what_helps_is_a_choice():
     analysis = made_up()
-    analysis.accuracy["weight b3.expand 0.5"] = 0.1
+    analysis.draws[0]["weight b3.expand 0.5"] = 0.1
     space = Space(GRAPH, analysis)
     assert 0.5 not in space.weights["b3.expand"] and 1.0 not in space.weights.get("b2.project", {})
     assert all(gain > 0 for gains in space.weights.values() for gain in gains.values())
@@ -249,7 +249,7 @@ def test_search_command_on_the_demo(tmp_path: Path):
     graph = outline("demo", 10, (32, 32, 1))
     accuracy: dict[str, float | None] = {e.key: 0.5 + 0.01 * e.biases + 0.1 * e.ratio for e in entries_of(graph, 6)}
     layers = [op.name for op in graph if "w" in op.inputs]
-    Analysis(graph.name, "mnist", 10, (32, 32, 1), layers, 100, {}, accuracy).save(tmp_path / "a.json")
+    Analysis(graph.name, "mnist", 10, (32, 32, 1), layers, 100, {}, [accuracy]).save(tmp_path / "a.json")
     arguments = ["search", "demo", "--analysis", str(tmp_path / "a.json"), "-o", str(tmp_path / "s.yaml")]
     result = CliRunner().invoke(app, [*arguments, "--budget", "24KB", "--evaluations", "30"])
     assert result.exit_code == 0, result.output

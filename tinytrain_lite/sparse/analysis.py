@@ -10,13 +10,16 @@ Paper section 3.2 and figure 5. Every entry is one training run: same start, sam
 
 The search assumes, as the paper does, that gains add up. Accuracies are counted on validation images, never on test
 images. Layers in front of the first one that learns are computed once and kept (train/features.py).
+
+A few hundred training images leave a gain uncertain by a point. So everything can be measured on several draws of the
+images: a gain is then the mean of the differences within each draw, and their spread says how far to trust it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ from tinytrain_lite.train.trainer import Recipe, train
 
 __all__ = ["RATIOS", "Analysis", "AnalysisError", "Entry", "analyze", "entries_of"]
 
-FORMAT = 1  # of the JSON file
+FORMAT = 2  # of the JSON file
 RATIOS = (0.125, 0.25, 0.5, 1.0)
 HEAD: dict[str | int, float] = {-1: 1.0}  # the head always learns whole
 
@@ -61,10 +64,11 @@ class Entry:
 
 @dataclass
 class Analysis:
-    """What was measured, and where. `accuracy`: entry key -> 0..1, or None for a run that diverged or died.
+    """What was measured, and where.
 
     classes, shape: of the data set and of the images (H, W, C) as the model takes them.
-    layers: every layer with a weight, in forward order, the head last.  images: validation images counted on.
+    layers: every layer with a weight, in forward order, the head last.  images: validation images of a draw.
+    draws: for each draw of the images, entry key -> accuracy 0..1, or None for a run that diverged or died.
     """
 
     model: str
@@ -74,28 +78,40 @@ class Analysis:
     layers: list[str]
     images: int
     recipe: dict[str, Any]
-    accuracy: dict[str, float | None] = field(default_factory=dict)
+    draws: list[dict[str, float | None]] = field(default_factory=list)
 
     # ---- gains ------------------------------------------------------------------------------
     def bias_gain(self, biases: int) -> float | None:
-        """Accuracy that the last `biases` biases add to the head alone; None if that is not known."""
-        return self._difference(Entry(biases), Entry(1))
+        """Accuracy that the last `biases` biases add to the head alone; None if a draw does not tell."""
+        return _mean(self._differences(Entry(biases), Entry(1)))
 
     def weight_gain(self, layer: str, ratio: float) -> float | None:
-        """Accuracy that a slice of a weight adds to the biases from its layer on; None if that is not known."""
-        biases = len(self.layers) - self.layers.index(layer)
-        return self._difference(Entry(biases, layer, ratio), Entry(biases))
+        """Accuracy that a slice of a weight adds to the biases from its layer on; None if a draw does not tell."""
+        return _mean(self._weight_differences(layer, ratio))
 
-    def _difference(self, entry: Entry, baseline: Entry) -> float | None:
-        a, b = self.accuracy.get(entry.key), self.accuracy.get(baseline.key)
-        return None if a is None or b is None else a - b
+    def head_accuracy(self) -> float | None:
+        """Of the head alone, over the draws."""
+        return _mean([draw.get(Entry(1).key) for draw in self.draws])
+
+    def _differences(self, entry: Entry, baseline: Entry) -> list[float | None]:
+        pairs = [(draw.get(entry.key), draw.get(baseline.key)) for draw in self.draws]
+        return [None if a is None or b is None else a - b for a, b in pairs]
 
     @property
     def standard_error(self) -> float:
-        """Of one accuracy, from the number of images alone: a gain below it means little."""
-        known = [a for a in self.accuracy.values() if a is not None]
-        mean = sum(known) / len(known) if known else 0.5
+        """A gain below it means little. With several draws: of a weight's gain, pooled over all of them. With one: of
+        an accuracy, from the number of images alone."""
+        if len(self.draws) > 1:
+            gains = [self._weight_differences(layer, ratio) for layer in self.layers for ratio in RATIOS]
+            if known := [gain for gain in gains if None not in gain]:
+                return math.sqrt(float(np.mean(np.var(np.array(known, float), axis=1, ddof=1))) / len(self.draws))
+        accuracies = [a for draw in self.draws for a in draw.values() if a is not None]
+        mean = sum(accuracies) / len(accuracies) if accuracies else 0.5
         return math.sqrt(mean * (1 - mean) / self.images)
+
+    def _weight_differences(self, layer: str, ratio: float) -> list[float | None]:
+        biases = len(self.layers) - self.layers.index(layer)
+        return self._differences(Entry(biases, layer, ratio), Entry(biases))
 
     # ---- file -------------------------------------------------------------------------------
     def save(self, path: Path) -> None:
@@ -111,6 +127,12 @@ class Analysis:
             return cls(**content | {"shape": tuple(content["shape"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise AnalysisError(f"{path} is not a file of `tinytrain analyze`: {error}") from None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None if there is nothing, or if one is missing: a mean over fewer draws cannot be compared with the others."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _image_shape(graph: Graph) -> tuple[int, int, int]:
@@ -141,51 +163,56 @@ def entries_of(graph: Graph, depth: int | None = None) -> list[Entry]:
 
 
 def analyze(
-    graph: Graph, data: Split, recipe: Recipe, path: Path, depth: int | None = None, jobs: int = 1,
+    graph: Graph, draws: Sequence[Split], recipe: Recipe, path: Path, depth: int | None = None, jobs: int = 1,
     cache: Path | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> Analysis:  # fmt: skip
-    """Measure every entry that `path` does not hold yet, and write the file after each.
+    """Measure every entry on every draw that `path` does not hold yet, and write the file after each.
 
-    data.train is learned from, data.validation counted on; data.test is not looked at.  depth: see `entries_of`.
+    draws: of one data set; train is learned from, validation counted on, test not looked at. Draw i trains with seed
+    recipe.seed + i.  depth: see `entries_of`.
     jobs: joblib's n_jobs; `with joblib.parallel_config("dask")` around the call moves the work to a cluster.
-    progress: called with (entries measured, entries in all).
+    progress: called with (runs done, runs in all).
     Raises AnalysisError if `path` holds an analysis made with other settings.
     """
     result = Analysis(
         model=graph.name,
-        data=data.train.name,
-        classes=len(data.train.classes),
+        data=draws[0].train.name,
+        classes=len(draws[0].train.classes),
         shape=_image_shape(graph),
         layers=[op.name for op in graph if "w" in op.inputs],
-        images=len(data.validation),
+        images=len(draws[0].validation),
         recipe=asdict(recipe),
     )
     if path.exists():
         known = Analysis.load(path)
-        if replace(known, accuracy={}) != result:
+        if replace(known, draws=[]) != result:
             raise AnalysisError(f"{path} was measured with another model, data set or recipe; choose another file")
         result = known
+    result.draws += [{} for _ in range(len(draws) - len(result.draws))]
     entries = entries_of(graph, depth)
-    missing = [entry for entry in entries if entry.key not in result.accuracy]
-    done = len(entries) - len(missing)
-    unseen = replace(data, test=data.test.take(np.arange(0)))
-    for key, accuracy in _measure_all(graph, unseen, recipe, missing, jobs, cache):
-        result.accuracy[key] = accuracy
+    missing = [(i, entry) for i in range(len(draws)) for entry in entries if entry.key not in result.draws[i]]
+    total = len(draws) * len(entries)
+    done = total - len(missing)
+    unseen = [replace(data, test=data.test.take(np.arange(0))) for data in draws]
+    for i, key, accuracy in _measure_all(graph, unseen, recipe, missing, jobs, cache):
+        result.draws[i][key] = accuracy
         result.save(path)
         done += 1
         if progress:
-            progress(done, len(entries))
+            progress(done, total)
     return result
 
 
 def _measure_all(
-    graph: Graph, data: Split, recipe: Recipe, entries: list[Entry], jobs: int, cache: Path | None
-) -> Iterator[tuple[str, float | None]]:
+    graph: Graph, draws: list[Split], recipe: Recipe, missing: list[tuple[int, Entry]], jobs: int, cache: Path | None
+) -> Iterator[tuple[int, str, float | None]]:
     work = joblib.delayed(_measure)
-    calls = (work(graph, data, recipe, entry, cache) for entry in entries)
+    calls = (work(graph, draws[i], recipe, i, entry, cache) for i, entry in missing)
     yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
 
 
-def _measure(graph: Graph, data: Split, recipe: Recipe, entry: Entry, cache: Path | None) -> tuple[str, float | None]:
-    record = train(graph, entry.scheme(), data, recipe, cache)
-    return entry.key, record.final("validation") if record.status == "ok" else None
+def _measure(
+    graph: Graph, data: Split, recipe: Recipe, draw: int, entry: Entry, cache: Path | None
+) -> tuple[int, str, float | None]:
+    record = train(graph, entry.scheme(), data, replace(recipe, seed=recipe.seed + draw), cache)
+    return draw, entry.key, record.final("validation") if record.status == "ok" else None

@@ -26,13 +26,20 @@ def points(gain: float | None) -> str:
     return "-" if gain is None else f"{100 * gain:+.1f}"
 
 
+def error_title(analysis: Analysis) -> str:
+    """What `Analysis.standard_error` is the error of."""
+    if len(analysis.draws) > 1:
+        return f"Standard error of a gain over {len(analysis.draws)} draws"
+    return f"Standard error of an accuracy on {analysis.images:,} images"
+
+
 def analysis_table(analysis: Analysis) -> Table:
     """One row for each layer measured, last first: gain of the biases from it on, and of each share of its weight."""
-    head = analysis.accuracy.get("bias 1")
+    head = analysis.head_accuracy()
     table = Table(
         title=f"{analysis.model}, {analysis.data}: percentage points that learning adds",
         caption=f"biases: from this layer to the last, against the head alone (accuracy {head or 0:.1%}); x share of "
-        f"the weight: against the same biases alone. Standard error of an accuracy on {analysis.images:,} images: "
+        f"the weight: against the same biases alone. {error_title(analysis)}: "
         f"{100 * analysis.standard_error:.1f} points",
     )
     table.add_column("layer", style="bold", no_wrap=True)
@@ -67,7 +74,7 @@ def draw_analysis(analysis: Analysis, path: Path) -> None:
     ]
     lower.set_xticks(measured, [analysis.layers[i] for i in measured], rotation=90, fontsize=7)
     lower.axhspan(-100 * analysis.standard_error, 100 * analysis.standard_error, color="#DDDDDD", zorder=0,
-                  label="one standard error of an accuracy")  # fmt: skip
+                  label=error_title(analysis).lower())  # fmt: skip
     lower.legend(fontsize=7)
     _write(figure, path)
 
