@@ -35,6 +35,7 @@ from tinytrain_lite.target.host import HostTarget
 from tinytrain_lite.target.unicorn import OUTSIDE, UnicornTarget
 from tinytrain_lite.toolchain import build_firmware, build_host_library, compiler_name
 from tinytrain_lite.train.datasets import Dataset, Split
+from tinytrain_lite.train.verdict import verdict
 
 TARGETS = (*choose.TARGETS, "host")
 SPOT_CHECKS = 8  # held-out images classified on the device too, before and after
@@ -87,8 +88,8 @@ def measure(
         model=program.name.partition("/")[0], scheme=program.name.partition("/")[2], target=target, board=board,
         compiler=compiler_name(), rounding=rule.rounding, qas=rule.qas, learning_rate=rate, seed=seed,
         data=data.train.name, classes=len(data.train.classes), train_images=len(data.train),
-        test_images=len(data.test), steps=steps, accuracy_before=before, accuracy_after=after, losses=run.losses,
-        curve=run.curve, agreement=run.agreement(), predicted=predict_sram(program), sram_limit=chip.ram.bytes,
+        test_images=len(data.test), steps=steps, status=run.verdict(), accuracy_before=before,
+        accuracy_after=after, losses=run.losses, curve=run.curve, agreement=run.agreement(), predicted=predict_sram(program), sram_limit=chip.ram.bytes,
         lower_bound=max(program.train_plan.lower_bound, program.infer_plan.lower_bound),
         flash_limit=chip.program.bytes, clock_hz=chip.clock_hz, arena=placements(program.train_plan),
         live=program.train_plan.live, ir=str(program.train), **counted,
@@ -117,9 +118,7 @@ def sample_order(images: int, steps: int, seed: int) -> np.ndarray:
 class _Run:
     """Host and device in lockstep."""
 
-    def __init__(
-        self, host: HostTarget, device: Target | None, data: Split, rate: float, progress: Progress | None
-    ):
+    def __init__(self, host: HostTarget, device: Target | None, data: Split, rate: float, progress: Progress | None):
         self.host, self.device, self.data, self.progress = host, device, data, progress
         self.losses: list[float] = []
         self.curve: list[tuple[int, float]] = []
@@ -166,6 +165,10 @@ class _Run:
                 if not np.array_equal(self.device.infer(image).logits, self.host.infer(image).logits):
                     raise MeasurementError("the device's logits of a held-out image differ from this computer's")
         return self.host.evaluate(images, labels.tolist())
+
+    def verdict(self) -> str:
+        images, labels = _prepared(self.data.test)
+        return verdict(self.losses, [(self.host.logits(images).argmax(1), labels)])
 
     def agreement(self) -> str:
         if not self.device:
@@ -221,8 +224,9 @@ def _count(program: Program, device: UnicornTarget, data: Split) -> dict[str, An
         "infer_instructions": inference.cycles,
         "train_cycles": round(sum(cycles for _, cycles in costs.values())),
         "infer_cycles": round(sum(cycles for _, cycles in _by_region(infer_cost).values())),
-        "ops": _rows(program.train, [costs.get(region.get(emitter.function_name(op), OUTSIDE), (0, 0.0))
-                                     for op in program.train]),  # a row view has no function and costs nothing
+        "ops": _rows(
+            program.train, [costs.get(region.get(emitter.function_name(op), OUTSIDE), (0, 0.0)) for op in program.train]
+        ),  # a row view has no function and costs nothing
     }
 
 

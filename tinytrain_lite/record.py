@@ -11,7 +11,7 @@ from typing import Any
 from tinytrain_lite.errors import TinyTrainError
 from tinytrain_lite.files import write_text
 
-FORMAT = 1  # of the JSON record
+FORMAT = 2  # of the JSON record
 
 
 class MeasurementError(TinyTrainError):
@@ -76,6 +76,7 @@ class Measurement:
     train_images: int
     test_images: int
     steps: int
+    status: str  # ok, diverged or dead: see train/verdict.py
     accuracy_before: float
     accuracy_after: float
     losses: list[float]

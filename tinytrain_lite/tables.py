@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tinytrain_lite.literature import PAPER, figures
 from tinytrain_lite.record import Measurement, OpRow, Sram
+from tinytrain_lite.train.verdict import EXPLANATIONS
 
 PHASES = ("forward", "backward", "update")
 
@@ -21,8 +22,6 @@ class Longer:
     name: str
     accuracies: list[float]  # one a measurement, by the host build of the same C
     ceiling: float  # of fp32 full fine-tuning in PyTorch, as long
-
-
 
 
 def percent(share: float) -> str:
@@ -65,12 +64,17 @@ def schemes_table(measurements: Sequence[Measurement], longer: Longer) -> Table:
     for m, accuracy in zip(measurements, longer.accuracies, strict=True):
         ms = "-" if m.train_ms is None else f"{m.train_ms:.1f}"
         table.add_row(
-            m.scheme, percent(m.accuracy_before), percent(m.accuracy_after), percent(accuracy), count(m.sram.total),
+            m.scheme, percent(m.accuracy_before), after(m), percent(accuracy), count(m.sram.total),
             millions(m.train_instructions), millions(m.train_cycles), ms,
         )  # fmt: skip
     table.add_section()
     table.add_row("fp32, all", "", "", percent(longer.ceiling), *[""] * 4)
     return table
+
+
+def after(m: Measurement) -> str:
+    """Accuracy after training; that of a run which came to nothing is labelled."""
+    return percent(m.accuracy_after) + (f" ({m.status})" if m.status in EXPLANATIONS else "")
 
 
 def run_table(m: Measurement) -> Table:
@@ -80,6 +84,8 @@ def run_table(m: Measurement) -> Table:
     table.add_column(justify="right")
     table.add_row("accuracy before", f"{percent(m.accuracy_before)} of {m.test_images:,} held-out images")
     table.add_row("accuracy after", f"{percent(m.accuracy_after)} after {m.steps:,} steps at rate {m.learning_rate:g}")
+    if m.status in EXPLANATIONS:
+        table.add_row("[red]training[/]", f"[red]{EXPLANATIONS[m.status]}[/]")
     table.add_row("loss, first and last step", f"{m.losses[0]:.4f}  {m.losses[-1]:.4f}" if m.losses else "-")
     table.add_section()
     for name, got, planned in _sram_lines(m.sram, m.predicted):

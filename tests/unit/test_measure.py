@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import residual_network
+from rich.console import Console
 
 from tinytrain_lite.compiler import Program, compile_program
 from tinytrain_lite.literature import figures
@@ -17,9 +19,11 @@ from tinytrain_lite.measure import host_accuracy, measure, placements, predict_s
 from tinytrain_lite.quantize import quantize_image
 from tinytrain_lite.record import Measurement, MeasurementError, load, save
 from tinytrain_lite.sparse.scheme import preset
+from tinytrain_lite.tables import run_table
 from tinytrain_lite.target.base import TrainResult
 from tinytrain_lite.target.unicorn import UnicornTarget
 from tinytrain_lite.train.datasets import Dataset, Split
+from tinytrain_lite.train.verdict import verdict
 
 STEPS, RATE = 12, 0.05
 
@@ -57,8 +61,8 @@ def test_order_visits_every_image_once_an_epoch(images: int, steps: int, seed: i
 
 def test_device_and_host_runs_agree(on_device: Measurement, data: Split) -> None:
     here = measure(compiled("last-3", data), data, rate=RATE, steps=STEPS, target="host")
-    same = ("losses", "curve", "accuracy_before", "accuracy_after", "predicted", "arena", "live", "lower_bound", "ir")
-    for name in same:
+    results = ("status", "losses", "curve", "accuracy_before", "accuracy_after")
+    for name in (*results, "predicted", "arena", "live", "lower_bound", "ir"):
         assert getattr(here, name) == getattr(on_device, name), name
     program = compiled("last-3", data)
     assert host_accuracy(program, data, rate=RATE, steps=STEPS) == on_device.accuracy_after
@@ -124,6 +128,27 @@ def test_a_parameter_that_differs_is_caught(data: Split, monkeypatch: pytest.Mon
         measure(compiled("last", data), data, rate=RATE, steps=2)
 
 
+def test_a_run_that_comes_to_nothing_says_so(data: Split) -> None:
+    """At such a rate every logit of the head saturates: int8 cannot overflow, but all images get one class."""
+    wild = measure(compiled("last-3", data), data, rate=1e20, steps=STEPS, target="host")
+    assert wild.status == "dead"
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(run_table(wild))
+    assert "every held-out image is given the same class; lower the learning rate" in console.export_text()
+
+
+@pytest.mark.parametrize(("losses", "predictions", "expected"), [
+    ([1.0, float("nan")], [([0, 1], [0, 1])], "diverged"),
+    ([1.0, float("inf")], [], "diverged"),
+    ([1.0], [], "ok"),
+    ([1.0], [([2, 2], [0, 1])], "dead"),
+    ([1.0], [([2, 2], [0, 1]), ([2, 1], [0, 1])], "ok"),
+    ([1.0], [([2, 2], [2, 2])], "ok"),  # all images are of one class: nothing can be said
+])  # fmt: skip
+def test_verdict(losses: list[float], predictions: list[tuple[list[int], list[int]]], expected: str) -> None:
+    assert verdict(losses, [(np.array(a), np.array(b)) for a, b in predictions]) == expected
+
+
 def test_unknown_target(data: Split) -> None:
     with pytest.raises(MeasurementError, match="'moon'.*unicorn"):
         measure(compiled("last", data), data, rate=RATE, steps=1, target="moon")
@@ -137,7 +162,7 @@ def test_record_round_trip(on_device: Measurement, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": 99, "measurements": []}',
-                                  '{"format": 1, "measurements": [{"model": "m"}]}'])  # fmt: skip
+                                  '{"format": 2, "measurements": [{"model": "m"}]}'])  # fmt: skip
 def test_a_bad_record_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(text)

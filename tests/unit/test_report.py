@@ -22,7 +22,7 @@ def measurement(**changes: object) -> Measurement:
     fields: dict[str, object] = dict(
         model="mcunet-5fps", scheme="tiny & <small>", target="unicorn", board="nucleo-f746zg", compiler="zig cc 0",
         rounding="fraction8", qas=True, learning_rate=0.1, seed=0, data="digits", classes=10, train_images=5,
-        test_images=10, steps=4, accuracy_before=0.1, accuracy_after=0.75, losses=[2.0, 1.0, 3.0, 2.0],
+        test_images=10, steps=4, status="ok", accuracy_before=0.1, accuracy_after=0.75, losses=[2.0, 1.0, 3.0, 2.0],
         curve=[(0, 0.1), (4, 0.5)], agreement="both agree", predicted=Sram(400, 100, 1000),
         sram=Sram(400, 100, 1000, 60, 40), sram_limit=327_680, arena_written=1000, lower_bound=900, flash=5000,
         flash_limit=1 << 20, clock_hz=216_000_000, train_instructions=600, infer_instructions=100,

@@ -151,9 +151,7 @@ class Emitter:
         """The op as the IR prints it, its phase and work, and where its arena tensors lie."""
         macs = definition(op.kind).macs(op)
         head = f"{self._index[op]} {op.name}: {op.phase}" + (f", {macs:,} MACs" if macs else "")
-        arena = [
-            t for t in (*op.inputs.values(), *op.outputs.values()) if t.role in ("value", "input")
-        ]
+        arena = [t for t in (*op.inputs.values(), *op.outputs.values()) if t.role in ("value", "input")]
         places = [f"{t.name} {self.plan.offset(t)}..{self.plan.offset(t) + t.nbytes}" for t in dict.fromkeys(arena)]
         return [head, str(op)] + (["arena: " + ", ".join(places)] if places else [])
 

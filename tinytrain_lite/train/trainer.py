@@ -1,8 +1,8 @@
 """One call for every way to train: `train(graph, scheme, data, recipe)` -> `Record`.
 
 mode `fp32` is the float twin, `int8` the mini-batch simulation with float gradients, `device` the compiled step.
-A run that blew up or learned nothing says so in its record's `status`; `mean_accuracy` counts only runs that are
-sound and `best` never chooses another.
+A run that blew up or learned nothing says so in its record's `status` (verdict.py); `mean_accuracy` counts only
+runs that are sound and `best` never chooses another.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tinytrain_lite.train.datasets import Split
 from tinytrain_lite.train.features import Features, frontier_features
 from tinytrain_lite.train.int8 import Defects, FloatNetwork, Int8Network, Network
 from tinytrain_lite.train.optimizers import Optimizer, cosine
+from tinytrain_lite.train.verdict import verdict
 
 __all__ = ["MODES", "Recipe", "Record", "best", "mean_accuracy", "train", "train_rates"]
 
@@ -80,8 +81,7 @@ class Recipe:
 class Record:
     """What a run gave. Accuracies 0..1 by part ("validation", "test"), one entry an evaluation; losses per epoch.
 
-    status: `ok`; `diverged`, if a loss was not finite (the run stops there); `dead`, if in the end every image of
-    every part is given the same class.
+    status: see `verdict`. A run stops where it diverges.
     """
 
     recipe: Recipe
@@ -180,7 +180,7 @@ def train(
                 break
         record.losses.append(total / count)
         if not math.isfinite(total):
-            record.status = "diverged"
+            record.status = verdict(record.losses, ())
             break
         if recipe.curve or epoch == recipe.epochs - 1:
             _evaluate(learner, data, record)
@@ -189,14 +189,14 @@ def train(
 
 
 def _evaluate(learner: Learner, data: Split, record: Record) -> None:
-    constant = []
+    predictions = []
     for part in ("validation", "test"):
         labels = getattr(data, part).labels
         if len(labels):
             predicted = learner.predict(part)
             record.accuracy.setdefault(part, []).append(float((predicted == labels).mean()))
-            constant.append(len(np.unique(predicted)) == 1 < len(np.unique(labels)))
-    record.status = "dead" if constant and all(constant) else "ok"
+            predictions.append((predicted, labels))
+    record.status = verdict(record.losses, predictions)
 
 
 def train_rates(
