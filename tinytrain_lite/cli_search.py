@@ -24,6 +24,9 @@ def analyze(
     epochs: Annotated[int, typer.Option(min=1, help="passes over the images, for each entry")] = 5,
     cache: Annotated[Path, typer.Option(help="folder for the activations of frozen layers")] = Path("build/features"),
     jobs: Annotated[int, typer.Option(help="entries measured at a time")] = 1,
+    dask: Annotated[
+        str | None, typer.Option(help="measure on the Dask cluster with this scheduler, e.g. tcp://10.0.0.5:8786")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="also draw the gains here (.svg, .png)")] = None,
     size: Size = None,
     seed: Seed = 0,
@@ -35,9 +38,12 @@ def analyze(
 
     **Example:** `tinytrain analyze mcunet-5fps.pkl --data mnist --depth 24 -o mcunet.json`
     """
+    from contextlib import nullcontext
+
     import numpy as np
     import torch
 
+    from tinytrain_lite.cluster import dask_cluster
     from tinytrain_lite.sparse import figures
     from tinytrain_lite.sparse.analysis import analyze as measure
     from tinytrain_lite.train import datasets
@@ -54,12 +60,12 @@ def analyze(
 
     with console.status("importing, quantizing"):
         work = [draw(number) for number in range(draws)]
-    graph = work[0].graph
+    graph, splits = work[0].graph, [w.data for w in work]
     recipe = Recipe(learning_rate=rate, epochs=epochs, seed=seed)
-    with step_progress() as bar:
+    with dask_cluster(dask, splits) if dask else nullcontext(), step_progress() as bar:
         task = bar.add_task(f"{graph.name}, entries", total=None)
         result = measure(
-            graph, [w.data for w in work], recipe, output, depth, jobs, cache,
+            graph, splits, recipe, output, depth, -1 if dask else jobs, cache.resolve(),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     console.print(figures.analysis_table(result))

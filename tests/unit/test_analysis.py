@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 from networks import residual_network
+from typer.testing import CliRunner
 
+from tinytrain_lite.cli import app
+from tinytrain_lite.cluster import dask_cluster
 from tinytrain_lite.errors import UnsupportedError
 from tinytrain_lite.graph import Graph
 from tinytrain_lite.sparse import analysis as module
@@ -184,11 +186,19 @@ def test_same_numbers_on_a_dask_cluster(graph: Graph, data: Split, sequential: A
     distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
-        distributed.Client(cluster),
-        joblib.parallel_config("dask"),
+        dask_cluster(cluster.scheduler_address, [data]),
     ):
         result = analyze(graph, [data], RECIPE, tmp_path / "a.json", DEPTH, jobs=-1)
     assert result.draws == sequential.draws
+
+
+def test_no_cluster_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("tinytrain_lite.cluster.PATIENCE", "200ms")
+    arguments = ["analyze", "demo", "--depth", "1", "-o", str(tmp_path / "a.json"), "--dask", "tcp://127.0.0.1:1"]
+    refused = CliRunner().invoke(app, arguments).exception
+    assert isinstance(refused, UnsupportedError) and not list(tmp_path.iterdir())
+    assert "no Dask scheduler answers at 'tcp://127.0.0.1:1'" in str(refused)
 
 
 def test_table_and_picture(sequential: Analysis, tmp_path: Path):

@@ -170,7 +170,7 @@ def analyze(
 
     draws: of one data set; train is learned from, validation counted on, test not looked at. Draw i trains with seed
     recipe.seed + i.  depth: see `entries_of`.
-    jobs: joblib's n_jobs; `with joblib.parallel_config("dask")` around the call moves the work to a cluster.
+    jobs: joblib's n_jobs; `with dask_cluster(address)` around the call (cluster.py) moves the work to a cluster.
     progress: called with (runs done, runs in all).
     Raises AnalysisError if `path` holds an analysis made with other settings.
     """
@@ -193,8 +193,7 @@ def analyze(
     missing = [(i, entry) for i in range(len(draws)) for entry in entries if entry.key not in result.draws[i]]
     total = len(draws) * len(entries)
     done = total - len(missing)
-    unseen = [replace(data, test=data.test.take(np.arange(0))) for data in draws]
-    for i, key, accuracy in _measure_all(graph, unseen, recipe, missing, jobs, cache):
+    for i, key, accuracy in _measure_all(graph, draws, recipe, missing, jobs, cache):
         result.draws[i][key] = accuracy
         result.save(path)
         done += 1
@@ -204,7 +203,12 @@ def analyze(
 
 
 def _measure_all(
-    graph: Graph, draws: list[Split], recipe: Recipe, missing: list[tuple[int, Entry]], jobs: int, cache: Path | None
+    graph: Graph,
+    draws: Sequence[Split],
+    recipe: Recipe,
+    missing: Sequence[tuple[int, Entry]],
+    jobs: int,
+    cache: Path | None,
 ) -> Iterator[tuple[int, str, float | None]]:
     work = joblib.delayed(_measure)
     calls = (work(graph, draws[i], recipe, i, entry, cache) for i, entry in missing)
@@ -214,5 +218,6 @@ def _measure_all(
 def _measure(
     graph: Graph, data: Split, recipe: Recipe, draw: int, entry: Entry, cache: Path | None
 ) -> tuple[int, str, float | None]:
-    record = train(graph, entry.scheme(), data, replace(recipe, seed=recipe.seed + draw), cache)
+    unseen = replace(data, test=data.test.take(np.arange(0)))
+    record = train(graph, entry.scheme(), unseen, replace(recipe, seed=recipe.seed + draw), cache)
     return draw, entry.key, record.final("validation") if record.status == "ok" else None
