@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import RandomNetwork, images, residual_network
-from oracle import Oracle, to_hwc
+from oracle import Oracle, rounding_bounds, to_hwc
 
 from tinytrain_lite.autodiff import UpdateRule, differentiate
 from tinytrain_lite.builder import Builder
@@ -28,6 +28,8 @@ from tinytrain_lite.sparse.scheme import UpdateScheme, preset
 # One rounding to 14 significant bits per layer, some ten layers deep. Of the largest gradient of the tensor, or of
 # the largest sum of magnitudes where a gradient cancels over positions: a sum is as exact as its terms.
 GRADIENT_TOLERANCE = 4e-3
+# A value is computed in float32 before it is rounded to a mantissa of at most 15 bits: at worst 2 % of an LSB more.
+MANTISSA_ERROR = 0.52
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 6), st.integers(1, 6))
 
 
@@ -37,14 +39,19 @@ def autograd(graph: Graph, image: np.ndarray, label: int) -> dict[str, np.ndarra
     return {name: p.grad.numpy() for name, p in oracle.params.items()}
 
 
-def assert_close(values: dict, theirs: np.ndarray, name: str) -> None:
-    ours = values[f"{name}.grad"].to_float().reshape(theirs.shape)
-    scale = np.abs(theirs).max()
-    terms = np.abs(values[f"{name[:-2]}.g"].to_float())
-    typical_factor = 64 if name.endswith(".w") else 1  # |x - z|
-    scale = max(scale, typical_factor * terms.reshape(-1, terms.shape[-1]).sum(axis=0).max())
-    worst = np.abs(ours - theirs).max()
-    assert worst <= GRADIENT_TOLERANCE * scale, f"{name}: off by {worst / scale:.2e} of the largest gradient"
+def check_unfused(graph: Graph, seed: int) -> tuple[dict, dict[str, np.ndarray]]:
+    """Every weight and bias gradient of the unfused graph is autograd's, but for the rounding of the gradients on the
+    way, whose worst case is worked out element by element. Returns all values of ours, and autograd's gradients."""
+    image, label = images(graph, 1, seed)
+    machine = _Calibrator(prune(differentiate(apply_scheme(graph, preset("full")), UpdateRule())))
+    values = machine.run({"image": image[0], "label": label[:1].astype(np.int32)})
+    stored = {name: v for name, v in values.items() if isinstance(v, Dfp) and v.mantissa.dtype == np.int16}
+    bounds = rounding_bounds(graph, image[0], {name: MANTISSA_ERROR * 2.0**v.exponent for name, v in stored.items()})
+    theirs = autograd(graph, image[0], int(label[0]))
+    for name, want in theirs.items():
+        off = np.abs(values[f"{name}.grad"].to_float().reshape(want.shape) - want)
+        assert (off <= bounds[name]).all(), f"{name}: {(off / bounds[name]).max():.2f} times what rounding allows"
+    return values, theirs
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -62,12 +69,14 @@ def test_forward_is_the_same_integers_as_pytorch(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_unfused_gradients_match_autograd(seed: int) -> None:
     """Two residual adds whose operands both carry gradient, nonzero zero points, k up to 7, stride 2."""
-    graph = residual_network(seed)
-    image, label = images(graph, 1, seed)
-    machine = _Calibrator(differentiate(apply_scheme(graph, preset("full")), UpdateRule()))
-    values = machine.run({"image": image[0], "label": label[:1].astype(np.int32)})
-    for name, want in autograd(graph, image[0], int(label[0])).items():
-        assert_close(values, want, name)
+    values, theirs = check_unfused(residual_network(seed), seed)
+    for name, want in theirs.items():  # the worst case is far from the usual one: these networks keep to the latter
+        scale = np.abs(want).max()
+        terms = np.abs(values[f"{name[:-2]}.g"].to_float())
+        typical_factor = 64 if name.endswith(".w") else 1  # |x - z|
+        scale = max(scale, typical_factor * terms.reshape(-1, terms.shape[-1]).sum(axis=0).max())
+        worst = np.abs(values[f"{name}.grad"].to_float().reshape(want.shape) - want).max()
+        assert worst <= GRADIENT_TOLERANCE * scale, f"{name}: off by {worst / scale:.2e} of the largest gradient"
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -92,13 +101,10 @@ def test_fused_updates_match_autograd(seed: int) -> None:
         rounding = 0.5 / 256 / float(machine.learning_rate)
         worst = np.abs(moved - step)[free].max()
         # one shared bound here, as the fused graph keeps no gradient whose cancellation could be measured
-        assert worst <= GRADIENT_TOLERANCE * np.abs(step).max() + rounding, (
-            f"{name}: {worst / np.abs(step).max():.2e}"
-        )
+        assert worst <= GRADIENT_TOLERANCE * np.abs(step).max() + rounding, f"{name}: {worst / np.abs(step).max():.2e}"
 
 
-# The same forty networks in every run. Among others a few exceed the bound (seed 987, k 3, stride 1, size 7: 4.7e-3).
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     k=st.sampled_from([1, 3, 5, 7]),
@@ -112,13 +118,7 @@ def test_gradients_of_random_blocks(seed: int, k: int, stride: int, size: int) -
     y = net.conv(x, int(net.rng.integers(1, 7)), int(net.rng.choice([1, 3])), 1, "first")
     y = net.block(y, y.shape[2], int(net.rng.integers(2, 9)), k, 1, "residual")
     y = net.block(y, int(net.rng.integers(1, 9)), int(net.rng.integers(2, 9)), k, stride, "down")
-    graph = net.head(y, 3)
-    image, label = images(graph, 1, seed)
-    machine = _Calibrator(prune(differentiate(apply_scheme(graph, preset("full")), UpdateRule())))
-    values = machine.run({"image": image[0], "label": label[:1].astype(np.int32)})
-    for name, want in autograd(graph, image[0], int(label[0])).items():
-        if np.abs(want).max() > 0:
-            assert_close(values, want, name)
+    check_unfused(net.head(y, 3), seed)
 
 
 # ---- op by op: exact integers ---------------------------------------------------------------------
@@ -155,17 +155,11 @@ def test_convolution_gradients_are_exact(
     seed: int, shape: tuple[int, int, int, int], k: int, stride: int, depthwise: bool
 ) -> None:
     graph, op, weight, g, data = conv_case(seed, shape, k, stride, depthwise)
-    x = (
-        torch.tensor(data.astype(np.float64) - op.inputs["x"].zero_point)
-        .permute(2, 0, 1)[None]
-        .requires_grad_()
-    )
+    x = torch.tensor(data.astype(np.float64) - op.inputs["x"].zero_point).permute(2, 0, 1)[None].requires_grad_()
     w64 = torch.tensor(weight.astype(np.float64)).requires_grad_()
     kernel = w64[:, None] if depthwise else w64.permute(0, 3, 1, 2)
     top, left, bottom, right = op.attrs["pad"]
-    y = F.conv2d(
-        F.pad(x, (left, right, top, bottom)), kernel, None, stride, groups=x.shape[1] if depthwise else 1
-    )
+    y = F.conv2d(F.pad(x, (left, right, top, bottom)), kernel, None, stride, groups=x.shape[1] if depthwise else 1)
     y.backward(torch.tensor(g.mantissa.astype(np.float64)).permute(2, 0, 1)[None])
 
     family = "depthwise" if depthwise else "conv2d"
@@ -196,9 +190,7 @@ SLICED = UpdateScheme(
 )
 
 
-@pytest.mark.parametrize(
-    "scheme", [preset("last"), preset("bias"), preset("last-3"), SLICED], ids=lambda s: s.name
-)
+@pytest.mark.parametrize("scheme", [preset("last"), preset("bias"), preset("last-3"), SLICED], ids=lambda s: s.name)
 def test_pruned_gradients_equal_the_unpruned_ones(scheme: UpdateScheme) -> None:
     """Same integers: pruning whole layers and slicing input channels must not touch what is left."""
     graph = residual_network(3)
@@ -214,9 +206,7 @@ def test_pruned_gradients_equal_the_unpruned_ones(scheme: UpdateScheme) -> None:
         name = t.name.removesuffix(".grad")
         full = whole[f"{name.removesuffix('.trained')}.grad"]
         want = full.mantissa
-        layer = next(
-            op for op in sparse if name in (op.inputs.get("w", op).name, op.inputs.get("b", op).name)
-        )
+        layer = next(op for op in sparse if name in (op.inputs.get("w", op).name, op.inputs.get("b", op).name))
         if name.endswith(".trained"):
             want = want[..., layer.inputs["perm"].data[: t.shape[-1]]]
         elif "rows" in layer.inputs and name.endswith(".w"):
@@ -228,9 +218,7 @@ def test_pruned_gradients_equal_the_unpruned_ones(scheme: UpdateScheme) -> None:
 def test_slices_are_the_channels_of_largest_magnitude() -> None:
     graph = residual_network(3)
     op = next(op for op in apply_scheme(graph, SLICED) if op.name == "b3.expand")
-    real = graph.tensors["b3.expand.w"].data.astype(float) * graph.tensors["b3.expand.w"].scale.reshape(
-        -1, 1, 1, 1
-    )
+    real = graph.tensors["b3.expand.w"].data.astype(float) * graph.tensors["b3.expand.w"].scale.reshape(-1, 1, 1, 1)
     norms = np.linalg.norm(real.reshape(len(real), -1), axis=0)
     k = op.inputs["w"].shape[3]
     assert k == round(0.5 * len(norms))
@@ -248,9 +236,7 @@ def test_sliced_network_infers_like_the_whole_one() -> None:
 # ---- fusion and limits -----------------------------------------------------------------------------
 @pytest.mark.parametrize("scheme", [preset("full"), preset("bias"), SLICED], ids=lambda s: s.name)
 def test_fusion_leaves_no_pass_of_its_own(scheme: UpdateScheme) -> None:
-    kinds = [
-        op.kind for op in fuse(prune(differentiate(apply_scheme(residual_network(1), scheme), UpdateRule())))
-    ]
+    kinds = [op.kind for op in fuse(prune(differentiate(apply_scheme(residual_network(1), scheme), UpdateRule())))]
     assert "grad_map" not in kinds and "sgd_update" not in kinds
 
 
