@@ -21,7 +21,7 @@ from tinytrain_lite.target import renode_home
 from tinytrain_lite.target.base import TargetError
 from tinytrain_lite.target.choose import TargetUnavailable, open_target
 from tinytrain_lite.target.protocol import DeviceFault, Frame, Message, encode
-from tinytrain_lite.target.renode import RenodeTarget
+from tinytrain_lite.target.renode import SLICES_US, RenodeTarget, slices
 from tinytrain_lite.target.renode_home import Release, SetupError, find_renode, platform_files, setup_renode
 from tinytrain_lite.target.unicorn import UnicornTarget
 from tinytrain_lite.toolchain import build_firmware
@@ -282,6 +282,28 @@ def test_the_target_drives_the_monitor(tmp_path: Path, monkeypatch: pytest.Monke
         assert again.stats().steps == 0
 
 
+def silent_firmware(tmp_path: Path) -> Path:
+    """Boots, and switches its USART off."""
+    source = Path(__file__).parents[1] / "robot" / "zoo" / "model.c"
+    (tmp_path / "silent").mkdir()
+    (tmp_path / "silent" / "model.c").write_text("#define ZOO_SILENT_UART\n" + source.read_text("utf-8"), "utf-8")
+    return build_firmware(tmp_path / "silent")
+
+
+def test_silence_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renode_target, "_load_pyrenode", FakeRenode)
+    monkeypatch.setattr(renode_target, "_virtual_time", lambda microseconds: microseconds)
+    with (
+        RenodeTarget(silent_firmware(tmp_path)) as target,
+        pytest.raises(TargetError, match="waits for input and has not answered"),
+    ):
+        target.hello()
+
+
+def test_slices_grow_and_sum_to_the_patience() -> None:
+    assert list(slices(2000)) == [50, 100, 200, 400, 400, 400, 400, 400]
+
+
 # ---- the machine, where Renode is ----
 
 
@@ -299,6 +321,10 @@ def test_same_bytes_and_the_same_count_as_unicorn(renode: Any, tmp_path: Path) -
         here, there = unicorn.train_many(pictures, labels), renode.train_many(pictures, labels)
         assert here.loss.tobytes() == there.loss.tobytes()
         np.testing.assert_array_equal(here.cycles, there.cycles)  # CYCCNT around the step: no USART in it
+        before = np.array([unicorn.instructions, renode.instructions])
+        assert unicorn.train(pictures[0], 0) == renode.train(pictures[0], 0)
+        spent, polled = np.array([unicorn.instructions, renode.instructions]) - before
+        assert spent < polled <= spent + 200 * SLICES_US[0]  # polls until the end of the time slice
         expected = unicorn.read_params()
         assert all(expected[name].tobytes() == content.tobytes() for name, content in renode.read_params().items())
         assert renode.stats().stack_used == unicorn.stats().stack_used
@@ -323,6 +349,15 @@ def test_a_stack_overflow_is_reported_on_the_usart(renode: Any, tmp_path: Path) 
         pytest.raises(DeviceFault, match="HARDFAULT"),
     ):
         target.train(pictures[0], 2)
+
+
+def test_silence_is_noticed_at_once(renode: Any, tmp_path: Path) -> None:
+    renode.close()
+    with open_target("renode", silent_firmware(tmp_path)) as target:
+        before = target.instructions
+        with pytest.raises(TargetError, match="waits for input and has not answered"):
+            target.hello()
+        assert target.instructions - before < 100_000
 
 
 def test_one_emulation_at_a_time(renode: Any) -> None:

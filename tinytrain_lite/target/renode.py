@@ -15,9 +15,11 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib
+import itertools
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,11 @@ from tinytrain_lite.target.elf import Firmware
 from tinytrain_lite.target.protocol import ProtocolTarget
 from tinytrain_lite.target.renode_home import find_renode, platform_files
 
-SLICE_US = 1000  # virtual time a look at the USART: 200,000 instructions
-BOOT_SLICES = 100
-PATIENCE_SLICES = 60_000  # a virtual minute: 12 billion instructions
+# Virtual time between two looks at the USART. Polling it is slow to emulate (some 2 MIPS) and a look takes as long as
+# 100,000 computed instructions, so a short request gets a short slice, and a long one slices that grow.
+SLICES_US = (50, 100, 200, 400)  # 10,000 instructions, 20,000, ...
+BOOT_US = 100_000
+PATIENCE_US = 60_000_000  # 12 billion instructions
 PLATFORMS = {"nucleo-f746zg": "nucleo_f746zg.repl", "stm32f746g-disco": "stm32f746g_disco.repl"}
 
 
@@ -50,9 +54,20 @@ def _load_pyrenode() -> Any:
         raise TargetUnavailable(f"pyrenode3 cannot load Renode ({variable}={path}): {error}") from None
 
 
+@functools.cache
 def _virtual_time(microseconds: int) -> Any:
     """Renode's TimeInterval; its namespace exists once pyrenode3 is loaded."""
     return importlib.import_module("Antmicro.Renode.Time").TimeInterval.FromMicroseconds(microseconds)
+
+
+def slices(microseconds: int) -> Iterator[int]:
+    """SLICES_US, then the last of them over and over, until they sum to ``microseconds``."""
+    passed = 0
+    for length in itertools.chain(SLICES_US, itertools.repeat(SLICES_US[-1])):
+        if passed >= microseconds:
+            return
+        yield length
+        passed += length
 
 
 class RenodeTarget(ProtocolTarget):
@@ -69,7 +84,6 @@ class RenodeTarget(ProtocolTarget):
         self._scratch = Path(tempfile.mkdtemp(prefix="tinytrain-uart-"))
         self._monitor = self._wrappers.Monitor()
         self._emulation = self._wrappers.Emulation()
-        self._slice = _virtual_time(SLICE_US)
         RenodeTarget._alive = self
         try:
             self._power_on(elf, PLATFORMS[board])
@@ -87,9 +101,9 @@ class RenodeTarget(ProtocolTarget):
         self.execute('emulation SetGlobalQuantum "0.001"')
         self.execute("emulation SetAdvanceImmediately true")  # as fast as it can, not paced to real time
         self._connect()
-        for _ in range(BOOT_SLICES):  # what arrives before the USART is on would be lost
-            self.run_slice()
-            if self.firmware.function_name(int(self._cpu.PC.RawValue)) == "tt_usart_receive":
+        for length in slices(BOOT_US):  # what arrives before the USART is on would be lost
+            self.run_for(length)
+            if self.waits:
                 return
         raise TargetError("the firmware does not reach tt_usart_receive; what it has printed: " + repr(self.sent()))
 
@@ -110,9 +124,16 @@ class RenodeTarget(ProtocolTarget):
             raise TargetError(f"Renode refuses `{command}`: {str(error).strip()}")
         return str(output)
 
-    def run_slice(self) -> None:
-        """Let SLICE_US of virtual time pass."""
-        self._emulation.internal.RunFor(self._slice)  # not by the monitor: called a thousand times a virtual second
+    def run_for(self, microseconds: int) -> None:
+        """Let virtual time pass."""
+        # Not by the monitor: called thousands of times a virtual second.
+        self._emulation.internal.RunFor(_virtual_time(microseconds))
+
+    @property
+    def waits(self) -> bool:
+        """The firmware polls the USART, and has read all that was sent to it."""
+        polls = self.firmware.function_name(int(self._cpu.PC.RawValue)) == "tt_usart_receive"
+        return polls and str(self._uart.BufferState) == "Empty"
 
     def feed(self, data: bytes) -> None:
         for byte in data:
@@ -162,14 +183,17 @@ class _RenodePort:
         self._target.feed(data)
 
     def read(self) -> bytes:
-        for _ in range(PATIENCE_SLICES):
+        waits = False
+        for length in slices(PATIENCE_US):
             data = self._target.sent()
             if data:
                 return data
-            self._target.run_slice()
-        raise TargetError(
-            f"the firmware has not answered within {PATIENCE_SLICES * SLICE_US / 1e6:g} s of virtual time"
-        )
+            # Twice in a row: the first time it may be on its way out of tt_usart_receive with the last byte.
+            waited, waits = waits, self._target.waits
+            if waits and waited:
+                raise TargetError("the firmware waits for input and has not answered")
+            self._target.run_for(length)
+        raise TargetError(f"the firmware has not answered within {PATIENCE_US / 1e6:g} s of virtual time")
 
     def close(self) -> None:
         """RenodeTarget.close does it all."""
