@@ -117,9 +117,9 @@ class Runs:
         """The row of each run, running those that are missing."""
         keys = [_key(asdict(task), scheme, asdict(recipe)) for task, scheme, recipe in work]
         missing = {key: item for key, item in zip(keys, work, strict=True) if key not in self.known}
-        calls = [joblib.delayed(run)(*item) for item in missing.values()]
+        calls = [joblib.delayed(_keyed)(key, *item) for key, item in missing.items()]
         bar = progress.add_task(work[0][0].dataset, total=len(calls)) if progress and calls else None
-        for key, row in zip(missing, joblib.Parallel(n_jobs=self.jobs, return_as="generator")(calls), strict=True):
+        for key, row in joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered")(calls):
             self.known[key] = row
             with self.file.open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
@@ -128,6 +128,10 @@ class Runs:
         if progress and bar is not None:
             progress.remove_task(bar)
         return [self.known[key] for key in keys]
+
+
+def _keyed(key: str, task: Task, scheme: str, recipe: Recipe) -> tuple[str, Row]:
+    return key, run(task, scheme, recipe)
 
 
 def _key(*parts: Any) -> str:

@@ -1,6 +1,6 @@
 """Draw the README's picture from the record of the demo.
 
-    tinytrain demo && python tests/bench/readme_figure.py build/demo/record.json
+tinytrain demo && python tests/bench/readme_figure.py build/demo/record.json
 """
 
 from __future__ import annotations
