@@ -10,11 +10,15 @@ import pytest
 pytest.importorskip("robot", reason="Robot Framework is not installed: pip install robotframework")
 
 from robot.libdocpkg import LibraryDocumentation
+from toy import toy_dir
 
+from tinytrain_lite.board import load_board
 from tinytrain_lite.robot.amounts import amount
+from tinytrain_lite.robot.faults import explain
 from tinytrain_lite.robot.models import hand_written, patterns
+from tinytrain_lite.target.elf import Firmware
 from tinytrain_lite.target.host import HostTarget
-from tinytrain_lite.toolchain import build_host_library
+from tinytrain_lite.toolchain import build_firmware, build_host_library
 
 ZOO = Path(__file__).parents[1] / "robot" / "zoo" / "model.c"
 
@@ -34,6 +38,30 @@ def test_amounts(text: object, value: float) -> None:
 def test_not_an_amount(text: str) -> None:
     with pytest.raises(ValueError, match="is not an amount; write for example 70%, 128KB"):
         amount(text)
+
+
+@pytest.mark.parametrize(
+    ("pc", "cfsr", "address", "expected"),
+    [
+        (0, 0x92, 0x1FFFFFFC, "stack overflow (4096 bytes are reserved): "),  # DACCVIOL and MSTKERR, as in Renode
+        ("tt_main", 0x82, 0x1FFF8000, "stack overflow (4096 bytes are reserved): "),
+        ("tt_main", 0x82, 0x1FFF7FFC, "access to protected memory 0x1fff7ffc in tt_main: "),
+        ("tt_main", 0x82, 0x00000004, "write to read-only memory 0x00000004 in tt_main: "),
+        ("tt_main", 0x8200, 0x60000000, "access to an unmapped address 0x60000000 in tt_main: "),
+        ("tt_main", 0x400, 0x60000000, "write to an unmapped address, shortly before, in tt_main: "),
+        ("tt_main", 0x10000, 0, "undefined instruction in tt_main: "),
+        (0x60000000, 0x1, 0, "execution of memory that holds no code in 0x60000000: "),
+    ],
+)
+def test_a_fault_line_is_explained(tmp_path: Path, pc: str | int, cfsr: int, address: int, expected: str) -> None:
+    """The bits of PM0253, "Configurable fault status register"."""
+    firmware, board = Firmware(build_firmware(toy_dir(tmp_path))), load_board()
+    place = next((f.address for f in firmware.functions if f.name == pc), pc)
+    mmfar, bfar = (0, address) if cfsr & 0xFF00 else (address, 0)
+    line = f"HARDFAULT pc={place:#010x} lr=0x00000000 cfsr={cfsr:#010x} mmfar={mmfar:#010x} bfar={bfar:#010x}"
+    assert explain(line, firmware, board) == expected + line
+    for other in ("write to read-only memory 0x00000004 in f (pc=0x08000000)", "HARDFAULT pc=0x0804"):
+        assert explain(other, firmware, board) == other
 
 
 def test_libdoc_renders_every_keyword(tmp_path: Path) -> None:

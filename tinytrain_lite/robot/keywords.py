@@ -21,10 +21,12 @@ from tinytrain_lite.board import DEFAULT_BOARD, load_board
 from tinytrain_lite.errors import DoesNotFitError
 from tinytrain_lite.measure import sample_order
 from tinytrain_lite.robot.amounts import amount, log_picture
+from tinytrain_lite.robot.faults import explain
 from tinytrain_lite.robot.models import LabImages, compile_named, hand_written, patterns
 from tinytrain_lite.target.base import Image, TargetError, TrainResult
 from tinytrain_lite.target.choose import TargetUnavailable, check_target, open_target
 from tinytrain_lite.target.cycles import estimate
+from tinytrain_lite.target.elf import Firmware
 from tinytrain_lite.target.host import HostTarget
 from tinytrain_lite.target.protocol import (
     REPLY,
@@ -297,8 +299,7 @@ class TinyTrain:
         self._running()
 
     def training_should_fault(self, reason: str, steps: int = 20) -> None:
-        """Training must end in a fault, reported in words that hold ``reason`` (in the emulator, where the function is
-        named) or by the board's HARDFAULT line."""
+        """Training must end in a fault, reported in words that hold ``reason``."""
         try:
             self.train_on_device(steps)
         except Failure:
@@ -306,7 +307,7 @@ class TinyTrain:
                 raise
         if not self._fault:
             raise Failure(f"{steps} steps of training should have met a fault, and did not")
-        if reason not in self._fault and "HARDFAULT" not in self._fault:
+        if reason not in self._fault:
             raise Failure(f"there was a fault, but without '{reason}': {self._fault}")
         logger.info(self._fault)
 
@@ -364,8 +365,8 @@ class TinyTrain:
         except (DeviceRefused, TargetUnavailable) as error:
             raise Failure(str(error)) from None
         except FAULTS as error:
-            self._fault = self._trouble = str(error)
-            self._give_up(f"the firmware faulted after {len(self._trained)} training steps: {error}")
+            self._fault = self._trouble = explain(str(error), Firmware(self._elf), load_board(self._board))
+            self._give_up(f"the firmware faulted after {len(self._trained)} training steps: {self._fault}")
         except TargetError as error:
             self._trouble = str(error)
             self._give_up(

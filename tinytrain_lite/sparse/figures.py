@@ -38,7 +38,7 @@ def analysis_table(analysis: Analysis) -> Table:
     head = analysis.head_accuracy()
     table = Table(
         title=f"{analysis.model}, {analysis.data}: percentage points that learning adds",
-        caption=f"biases: from this layer to the last, against the head alone (accuracy {head or 0:.1%}); x share of "
+        caption=f"biases: from this layer to the last, against the head alone (accuracy {"-" if head is None else f"{head:.1%}"}); x share of "
         f"the weight: against the same biases alone. {error_title(analysis)}: "
         f"{100 * analysis.standard_error:.1f} points",
     )
