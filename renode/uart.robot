@@ -16,7 +16,7 @@ ${UART}           sysbus.usart3
 Boots
     Create Board
     Watch UART
-    Execute Command    emulation RunFor "0.05"
+    Execute Command    emulation RunFor "0.005"
     Provides    booted
 
 Says Hello

@@ -36,9 +36,10 @@ def error_title(analysis: Analysis) -> str:
 def analysis_table(analysis: Analysis) -> Table:
     """One row for each layer measured, last first: gain of the biases from it on, and of each share of its weight."""
     head = analysis.head_accuracy()
+    known = "-" if head is None else f"{head:.1%}"
     table = Table(
         title=f"{analysis.model}, {analysis.data}: percentage points that learning adds",
-        caption=f"biases: from this layer to the last, against the head alone (accuracy {"-" if head is None else f"{head:.1%}"}); x share of "
+        caption=f"biases: from this layer to the last, against the head alone (accuracy {known}); x share of "
         f"the weight: against the same biases alone. {error_title(analysis)}: "
         f"{100 * analysis.standard_error:.1f} points",
     )
