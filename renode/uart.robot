@@ -4,7 +4,8 @@ Renode's own way of testing, without Python between:
     tinytrain flash demo --scheme sparse --dry-run --elf build/firmware.elf
     renode-test renode/uart.robot --variable ELF:$PWD/build/firmware.elf
 
-renode-test brings the keywords, and its own Robot Framework 6.1. Time below is virtual: nothing sleeps.
+renode-test brings the keywords, and its own Robot Framework 6.1. Time below is virtual: nothing sleeps. HELLO is answered
+within a millisecond; a virtual second of a firmware that polls a silent USART would take minutes.
 
 *** Variables ***
 ${ELF}            ${EMPTY}
@@ -24,7 +25,7 @@ Says Hello
     Watch UART
     Start Emulation
     Send    @{HELLO}
-    Wait For Prompt On Uart    nucleo-f746zg    timeout=1
+    Wait For Prompt On Uart    nucleo-f746zg    timeout=0.02
 
 Survives A Bad Frame
     Requires    booted
@@ -32,7 +33,7 @@ Survives A Bad Frame
     Start Emulation
     Send    0x05    0x61    0x62    0x00
     Send    @{HELLO}
-    Wait For Prompt On Uart    nucleo-f746zg    timeout=1
+    Wait For Prompt On Uart    nucleo-f746zg    timeout=0.02
 
 A Fault Fails The Test At Once
     [Documentation]    The core is sent to the fault handler; waiting for something else must end with its report.
@@ -40,7 +41,7 @@ A Fault Fails The Test At Once
     Watch UART
     Execute Command    sysbus.cpu PC `sysbus GetSymbolAddress "tt_fault"`
     Start Emulation
-    Run Keyword And Expect Error    *HARDFAULT pc=0x*    Wait For Line On Uart    never printed    timeout=1
+    Run Keyword And Expect Error    *HARDFAULT pc=0x*    Wait For Line On Uart    never printed    timeout=0.02
 
 The Cycle Counter Counts Instructions
     [Documentation]    Both are read while the machine stands still.
@@ -61,7 +62,7 @@ Create Board
 
 Watch UART
     [Documentation]    A fault is reported on the USART; it ends every wait at once, rather than after its time-out.
-    Create Terminal Tester    ${UART}    timeout=1
+    Create Terminal Tester    ${UART}    timeout=0.02
     Register Failing Uart String    HARDFAULT
 
 Send
