@@ -282,6 +282,18 @@ def test_the_target_drives_the_monitor(tmp_path: Path, monkeypatch: pytest.Monke
         assert again.stats().steps == 0
 
 
+@pytest.mark.parametrize("trouble", [ImportError("no mono"), AttributeError("group"), SystemExit(1)])
+def test_a_renode_that_does_not_load(elsewhere: Path, monkeypatch: pytest.MonkeyPatch, trouble: BaseException) -> None:
+    def refuse(name: str) -> None:
+        raise trouble
+
+    monkeypatch.setenv("PYRENODE_BIN", str(portable(elsewhere / "broken")))
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    monkeypatch.setattr(renode_target.importlib, "import_module", refuse)
+    with pytest.raises(TargetUnavailable, match=r"cannot load Renode \(PYRENODE_BIN=.*broken/renode\): \w+\("):
+        renode_target._load_pyrenode.__wrapped__()
+
+
 def silent_firmware(tmp_path: Path) -> Path:
     """Boots, and switches its USART off."""
     source = Path(__file__).parents[1] / "robot" / "zoo" / "model.c"

@@ -50,8 +50,8 @@ def _load_pyrenode() -> Any:
     atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
     try:
         return importlib.import_module("pyrenode3.wrappers")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise TargetUnavailable(f"pyrenode3 cannot load Renode ({variable}={path}): {error}") from None
+    except (Exception, SystemExit) as error:  # whatever it meets: it parses what Renode prints, or even exits
+        raise TargetUnavailable(f"pyrenode3 cannot load Renode ({variable}={path}): {error!r}") from None
 
 
 @functools.cache
