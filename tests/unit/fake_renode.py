@@ -33,9 +33,9 @@ class FakeRenode:
     def execute(self, command: str) -> tuple[str, str]:
         self.commands.append(command)
         if match := re.fullmatch(r"sysbus LoadELF @(.*)", command):
-            self.board = UnicornTarget(Path(match[1]))
+            self.board = UnicornTarget(_path(match[1]))
         elif match := re.fullmatch(r"sysbus\.usart3 CreateFileBackend @(.*) true", command):
-            self.output = Path(match[1])
+            self.output = _path(match[1])
             self.output.write_bytes(b"")
         elif not re.match(r"mach |logLevel |machine Load|sysbus\.cpu Vector|emulation Set", command):
             return "", f"No such command or device: {command}\n"
@@ -57,6 +57,11 @@ class FakeRenode:
 
     def clear(self) -> None:
         self.board.close()
+
+
+def _path(word: str) -> Path:
+    assert re.fullmatch(r"(\\ |\S)+", word), "the monitor ends a path at a space"
+    return Path(word.replace("\\ ", " "))
 
 
 class _Cpu:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import shutil
 import tarfile
 import urllib.error
 from pathlib import Path
@@ -264,7 +265,7 @@ def test_the_target_drives_the_monitor(tmp_path: Path, monkeypatch: pytest.Monke
     fake = FakeRenode()
     monkeypatch.setattr(renode_target, "_load_pyrenode", lambda: fake)
     monkeypatch.setattr(renode_target, "_virtual_time", lambda microseconds: microseconds)
-    elf = build_firmware(toy_dir(tmp_path))
+    elf = Path(shutil.copy(build_firmware(toy_dir(tmp_path)), tmp_path / "a b.elf"))
     pictures, labels = images(3)
     with RenodeTarget(elf) as target, UnicornTarget(elf) as unicorn:
         assert target.hello().board == "nucleo-f746zg"
@@ -347,9 +348,9 @@ def test_snapshot(renode: Any, tmp_path: Path) -> None:
     pictures, labels = images(4)
     with renode:
         renode.train_many(pictures[:2], labels[:2])
-        renode.save_snapshot(tmp_path / "two.save")
+        renode.save_snapshot(tmp_path / "after two.save")
         expected = renode.train_many(pictures[2:], labels[2:]).loss
-        renode.load_snapshot(tmp_path / "two.save")
+        renode.load_snapshot(tmp_path / "after two.save")
         np.testing.assert_array_equal(renode.train_many(pictures[2:], labels[2:]).loss, expected)
 
 

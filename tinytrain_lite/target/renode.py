@@ -60,6 +60,11 @@ def _virtual_time(microseconds: int) -> Any:
     return importlib.import_module("Antmicro.Renode.Time").TimeInterval.FromMicroseconds(microseconds)
 
 
+def _monitor_path(path: Path) -> str:
+    """A path as the monitor reads it."""
+    return "@" + str(path.absolute()).replace(" ", r"\ ")
+
+
 def slices(microseconds: int) -> Iterator[int]:
     """SLICES_US, then the last of them over and over, until they sum to ``microseconds``."""
     passed = 0
@@ -95,8 +100,8 @@ class RenodeTarget(ProtocolTarget):
     def _power_on(self, elf: Path, platform: str) -> None:
         self.execute('mach create "board"')
         self.execute("logLevel 3")  # errors only: the NVIC reports every cache line that is invalidated
-        self.execute(f"machine LoadPlatformDescription @{platform_files() / platform}")
-        self.execute(f"sysbus LoadELF @{elf}")
+        self.execute(f"machine LoadPlatformDescription {_monitor_path(platform_files() / platform)}")
+        self.execute(f"sysbus LoadELF {_monitor_path(elf)}")
         self.execute(f"sysbus.cpu VectorTableOffset {self.board.memories['flash'].base:#x}")
         self.execute('emulation SetGlobalQuantum "0.001"')
         self.execute("emulation SetAdvanceImmediately true")  # as fast as it can, not paced to real time
@@ -114,7 +119,7 @@ class RenodeTarget(ProtocolTarget):
         self._cpu = machine.sysbus.cpu.internal
         self._uart = getattr(machine.sysbus, self.board.wiring.usart).internal
         self._output = self._scratch / f"uart{len(list(self._scratch.iterdir()))}"
-        self.execute(f"sysbus.{self.board.wiring.usart} CreateFileBackend @{self._output} true")
+        self.execute(f"sysbus.{self.board.wiring.usart} CreateFileBackend {_monitor_path(self._output)} true")
         self._taken = 0
 
     def execute(self, command: str) -> str:
@@ -158,11 +163,11 @@ class RenodeTarget(ProtocolTarget):
 
     def save_snapshot(self, path: Path) -> None:
         """The whole machine, between two requests, into a file of Renode's."""
-        self.execute(f"Save @{path}")
+        self.execute(f"Save {_monitor_path(path)}")
 
     def load_snapshot(self, path: Path) -> None:
         """Back to a snapshot of the same board."""
-        self.execute(f"Load @{path}")
+        self.execute(f"Load {_monitor_path(path)}")
         self.execute('mach set "board"')
         self._connect()
 
