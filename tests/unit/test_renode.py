@@ -20,7 +20,7 @@ from tinytrain_lite.board import load_board
 from tinytrain_lite.target import renode as renode_target
 from tinytrain_lite.target import renode_home
 from tinytrain_lite.target.base import TargetError
-from tinytrain_lite.target.choose import TargetUnavailable, open_target
+from tinytrain_lite.target.choose import TargetUnavailable, check_target, open_target
 from tinytrain_lite.target.protocol import DeviceFault, Frame, Message, encode
 from tinytrain_lite.target.renode import SLICES_US, RenodeTarget, slices
 from tinytrain_lite.target.renode_home import Release, SetupError, find_renode, platform_files, setup_renode
@@ -323,9 +323,10 @@ def test_slices_grow_and_sum_to_the_patience() -> None:
 @pytest.fixture
 def renode(tmp_path: Path) -> Any:
     try:
-        return open_target("renode", build_firmware(toy_dir(tmp_path)))
+        check_target("renode")
     except TargetUnavailable as error:
         pytest.skip(f"no Renode: {error}")
+    return open_target("renode", build_firmware(toy_dir(tmp_path)))
 
 
 def test_same_bytes_and_the_same_count_as_unicorn(renode: Any, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tinytrain_lite.target.choose import TargetUnavailable
 from tinytrain_lite.target.elf import Firmware
 from tinytrain_lite.target.protocol import ProtocolTarget
 from tinytrain_lite.target.renode_home import find_renode, platform_files
+from tinytrain_lite.toolchain import cache_dir
 
 # Virtual time between two looks at the USART. Polling it is slow to emulate (some 2 MIPS) and a look takes as long as
 # 100,000 computed instructions, so a short request gets a short slice, and a long one slices that grow.
@@ -36,6 +38,21 @@ SLICES_US = (50, 100, 200, 400)  # 10,000 instructions, 20,000, ...
 BOOT_US = 100_000
 PATIENCE_US = 60_000_000  # 12 billion instructions
 PLATFORMS = {"nucleo-f746zg": "nucleo_f746zg.repl", "stm32f746g-disco": "stm32f746g_disco.repl"}
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time, where there is fcntl: while it loads, pyrenode3 rewrites a file of the unpacked Renode, and
+    another process (`pytest -n 2`) would read half of it."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with (cache_dir() / "renode.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        yield
 
 
 @functools.cache
@@ -49,7 +66,8 @@ def _load_pyrenode() -> Any:
     os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="tinytrain-renode-")
     atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
     try:
-        return importlib.import_module("pyrenode3.wrappers")
+        with _alone():
+            return importlib.import_module("pyrenode3.wrappers")
     except (Exception, SystemExit) as error:  # whatever it meets: it parses what Renode prints, or even exits
         raise TargetUnavailable(f"pyrenode3 cannot load Renode ({variable}={path}): {error!r}") from None
 
