@@ -42,8 +42,8 @@ PLATFORMS = {"nucleo-f746zg": "nucleo_f746zg.repl", "stm32f746g-disco": "stm32f7
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One process at a time, where there is fcntl: while it loads, pyrenode3 rewrites a file of the unpacked Renode, and
-    another process (`pytest -n 2`) would read half of it."""
+    """One process at a time (not on Windows): while pyrenode3 loads, it rewrites a file of the unpacked Renode, and
+    another process, as with `pytest -n 2`, would read half of it."""
     try:
         import fcntl
     except ImportError:
