@@ -2,11 +2,11 @@
 
     python tests/bench/scheme_table.py [--seeds 3] [--jobs 2]     about 3 CPU hours; resumes where it broke off
 
-MCUNet-5FPS with a head of zeros learns the CIFAR-10 subset: 50 images a class, 10 epochs, SGD+QAS. Each row has its own learning rate: from
-a grid of factors of two, which grows until its best is not at its edge, on 500 validation images with seed 0. `int8` is
-the simulation in batches of 8 with float gradients; `device` the compiled step on the host target, one image at a
-time. SRAM is the memory planner's. `searched-X` is the exact search's answer to the SRAM of preset X, from the gains in
-course/results/mcunet-analysis.json.
+MCUNet-5FPS with a head of zeros learns the CIFAR-10 subset: 50 images a class, 10 epochs, SGD+QAS. Each row has its own
+learning rate: from a grid of factors of two, which grows until its best is not at its edge, on 500 validation images
+with seed 0. `int8` is the simulation in batches of 8 with float gradients; `device` the compiled step on the host
+target, one image at a time. SRAM is the memory planner's. `searched-X` is the exact search's answer to the SRAM of
+preset X, from the gains in course/results/mcunet-analysis.json.
 """
 
 from __future__ import annotations
