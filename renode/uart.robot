@@ -9,6 +9,7 @@ within a millisecond; a virtual second of a firmware that polls a silent USART w
 
 *** Variables ***
 ${ELF}            ${EMPTY}
+${PLATFORM}       ${CURDIR}/nucleo_f746zg.repl
 ${UART}           sysbus.usart3
 # The frame of HELLO with sequence number 1, as target/protocol.py encodes it.
 @{HELLO}          0x04    0x01    0x01    0x01    0x05    0x0f    0xe3    0x21    0x81    0x00
@@ -55,9 +56,9 @@ The Cycle Counter Counts Instructions
 Create Board
     Skip If    '${ELF}' == ''    name the firmware: --variable ELF:/path/firmware.elf
     Execute Command    mach create "board"
-    Execute Command    machine LoadPlatformDescription @${CURDIR}/nucleo_f746zg.repl
+    Execute Command    machine LoadPlatformDescription @${PLATFORM.replace(' ', '\\ ')}
     Execute Command    logLevel 3 sysbus.nvic
-    Execute Command    sysbus LoadELF @${ELF}
+    Execute Command    sysbus LoadELF @${ELF.replace(' ', '\\ ')}
     Execute Command    sysbus.cpu VectorTableOffset 0x08000000
 
 Watch UART

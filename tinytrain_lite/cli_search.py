@@ -109,4 +109,5 @@ def search(
         )  # fmt: skip
     write_text(output, result.scheme.to_yaml())
     console.print(figures.search_table([result], limit))
+    console.print(result.scheme.to_yaml(), highlight=False)
     console.print(f"update scheme: {output}")

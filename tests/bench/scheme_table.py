@@ -52,7 +52,7 @@ MODES = ("int8", "device")
 # Where a grid begins. A batch of 8 averages eight gradients that the device applies one after the other.
 RATES = {"int8": (0.01, 0.02), "device": (0.0025, 0.005)}
 LARGEST_GRID = 10
-EVALUATIONS = 60  # schemes that exact search may price
+EVALUATIONS = 500  # schemes that exact search may price
 
 
 class Deployed(Task):

@@ -83,14 +83,12 @@ def draw_analysis(analysis: Analysis, path: Path) -> None:
 def search_table(results: Sequence[Result], budget: int) -> Table:
     """One row a search: what it found, what that costs, and how far it may be from the optimum."""
     table = Table(title=f"schemes within {budget:,} bytes of SRAM")
-    for head in ("method", "score", "at most", "gap", "peak SRAM", "biases", "evaluations", "seconds"):
-        table.add_column(head, justify="left" if head == "method" else "right")
-    table.add_column("weights")
+    for head in ("method", "score", "at most", "gap", "peak SRAM", "biases", "priced", "seconds"):
+        table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
     for r in results:
         proved = (points(r.bound), points(r.bound - r.score)) if r.bound is not None else ("-", "-")
-        weights = ", ".join(f"{layer} {ratio:g}" for layer, ratio in r.candidate.weights) or "-"
         table.add_row(r.method, points(r.score), *proved, f"{r.bytes:,}", str(r.candidate.biases),
-                      f"{r.evaluations:,}", f"{r.seconds:.1f}", weights)  # fmt: skip
+                      f"{r.evaluations:,}", f"{r.seconds:.1f}")  # fmt: skip
     return table
 
 
