@@ -22,6 +22,7 @@ from tinytrain_lite.sparse.analysis import Analysis
 from tinytrain_lite.sparse.figures import draw_search, points, search_table
 from tinytrain_lite.sparse.presets import published
 from tinytrain_lite.sparse.price import Pricer
+from tinytrain_lite.sparse.scheme import UpdateScheme
 from tinytrain_lite.sparse.search import METHODS, Result, run_search
 from tinytrain_lite.sparse.space import Space
 from tinytrain_lite.workload import outline
@@ -35,6 +36,14 @@ def at(result: Result, evaluations: int) -> float | None:
     return max((score for count, score in result.curve if count <= evaluations), default=None)
 
 
+def score(analysis: Analysis, scheme: UpdateScheme) -> float | None:
+    """Of a published scheme, by gains that may be negative; None where one of them was not measured."""
+    biases, weights = scheme.resolve_biases(analysis.layers), scheme.resolve_weights(analysis.layers)
+    gains = [analysis.weight_gain(layer, ratio) for layer, ratio in weights.items() if layer != analysis.layers[-1]]
+    gains.append(analysis.bias_gain(len(biases)))
+    return None if None in gains else sum(gains)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="99kb", help="the published scheme whose SRAM is the budget")
@@ -44,7 +53,8 @@ def main() -> None:
     analysis = Analysis.load(RESULTS / "mcunet-analysis.json")
     graph = outline(str(SHARED / "models" / f"{MODEL}.pkl"), analysis.classes, analysis.shape)
     space = Space(graph, analysis)
-    budget = Pricer(graph).price(published(MODEL, arguments.preset))
+    scheme = published(MODEL, arguments.preset)
+    budget = Pricer(graph).price(scheme)
     runs: dict[str, list[Result]] = {}
     with Progress() as progress:
         for method in METHODS:
@@ -65,6 +75,7 @@ def main() -> None:
             table.add_row(method, str(seed), *(points(at(r, n)) for n in COUNTS), f"{r.seconds:.0f}")
     console = Console()
     console.print(table)
+    console.print(f"{arguments.preset} itself scores {points(score(analysis, scheme))}")
     console.print(search_table([max(results, key=lambda r: r.score) for results in runs.values()], budget))
     record = {"budget": budget, "runs": {method: [asdict(r) for r in results] for method, results in runs.items()}}
     write_text(RESULTS / f"search-{arguments.preset}.json", json.dumps(record, indent=1) + "\n")
