@@ -6,7 +6,7 @@ MCUNet-5FPS with a head of zeros learns the CIFAR-10 subset: 50 images a class, 
 learning rate: from a grid of factors of two, which grows until its best is not at its edge, on 500 validation images
 with seed 0. `int8` is the simulation in batches of 8 with float gradients; `device` the compiled step on the host
 target, one image at a time. SRAM is the memory planner's. `searched-X` is the exact search's answer to the SRAM of
-preset X, from the gains in course/results/mcunet-analysis.json.
+preset X, or to X KB, from the gains in course/results/mcunet-analysis.json.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tinytrain_lite.frontend.mcunet import import_checkpoint
 from tinytrain_lite.graph import Graph
 from tinytrain_lite.sparse.analysis import Analysis
 from tinytrain_lite.sparse.presets import find_scheme
-from tinytrain_lite.sparse.price import Pricer
+from tinytrain_lite.sparse.price import Pricer, parse_bytes
 from tinytrain_lite.sparse.search import run_search
 from tinytrain_lite.sparse.space import Space
 from tinytrain_lite.train.trainer import Recipe
@@ -47,6 +47,7 @@ from tinytrain_lite.train.trainer import Recipe
 MODEL = "mcunet-5fps"
 ANALYSIS = RESULTS / "mcunet-analysis.json"
 PRESETS = ("49kb", "74kb", "99kb", "124kb", "148kb")
+BUDGETS = ("116KB", "128KB", "136KB")  # below the cheapest preset
 GENERAL = ("last", "last-6", "last-12", "bias", "full")
 MODES = ("int8", "device")
 # Where a grid begins. A batch of 8 averages eight gradients that the device applies one after the other.
@@ -73,18 +74,17 @@ class Line:
 
 
 def searched(pricer: Pricer) -> Iterator[tuple[str, str]]:
-    """(title, YAML file) of the scheme searched for the SRAM of each preset; made if it is not there."""
-    if not ANALYSIS.exists():
-        return
+    """(title, YAML file) of the scheme searched for each budget and for the SRAM of each preset; made if not there."""
     space = Space(pricer.graph, Analysis.load(ANALYSIS))
-    for preset in PRESETS:
-        path = RESULTS / f"searched-{preset}.yaml"
+    budgets = {name: parse_bytes(name) for name in BUDGETS}
+    budgets |= {name: pricer.price(find_scheme(MODEL, name)) for name in PRESETS}
+    for title, budget in budgets.items():
+        path = RESULTS / f"searched-{title}.yaml"
         name = str(path.relative_to(ROOT))
         if not path.exists():
-            budget = pricer.price(find_scheme(MODEL, preset))
             result = run_search("exact", space, pricer, budget, EVALUATIONS)
             write_text(path, replace(result.scheme, name=name).to_yaml())  # a run is known by its scheme's name
-        yield f"searched-{preset}", name
+        yield f"searched-{title}", name
 
 
 def main() -> None:
