@@ -2,16 +2,17 @@
 
     python tests/bench/scheme_table.py [--seeds 3] [--jobs 2]     about 3 CPU hours; resumes where it broke off
 
-MCUNet-5FPS with a head of zeros learns the CIFAR-10 subset: 50 images a class, 10 epochs, SGD+QAS. Each row has its own
-learning rate: from a grid of factors of two, which grows until its best is not at its edge, on 500 validation images
-with seed 0. `int8` is the simulation in batches of 8 with float gradients; `device` the compiled step on the host
-target, one image at a time. SRAM is the memory planner's. `searched-X` is the exact search's answer to the SRAM of
-preset X, or to X KB, from the gains in course/results/mcunet-analysis.json.
+MCUNet-5FPS with a head of zeros learns the CIFAR-10 subset: 50 images a class, 10 epochs, SGD+QAS. `int8` is the
+simulation in batches of 8 with float gradients; `device` the compiled step on the host target, one image at a time.
+Learning rates are chosen row by row on 500 validation images with seed 0: for `int8` from a grid of factors of two,
+which grows until its best is not at its edge; for `device` an eighth or a quarter of that, as a batch of 8 averages
+eight gradients which the device applies one after the other. SRAM is the memory planner's. `searched-X` is the exact
+search's answer to the SRAM of preset X, or to X KB, from the gains in course/results/mcunet-analysis.json.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,8 +51,8 @@ PRESETS = ("49kb", "74kb", "99kb", "124kb", "148kb")
 BUDGETS = ("116KB", "128KB", "136KB")  # below the cheapest preset
 GENERAL = ("last", "last-6", "last-12", "bias", "full")
 MODES = ("int8", "device")
-# Where a grid begins. A batch of 8 averages eight gradients that the device applies one after the other.
-RATES = {"int8": (0.01, 0.02), "device": (0.0025, 0.005)}
+RATES = (0.01, 0.02)  # where a grid begins
+DEVICE_SHARES = (1 / 8, 1 / 4)
 LARGEST_GRID = 10
 EVALUATIONS = 500  # schemes that exact search may price
 
@@ -97,12 +98,16 @@ def main() -> None:
     lines.sort(key=lambda line: line.sram)
     memory = load_board(DEFAULT_BOARD).ram.bytes
     with Progress() as progress:
-        for mode in MODES:
-            plain = Recipe(mode, epochs=arguments.epochs, batch=1 if mode == "device" else 8,
-                           memory="fraction8" if mode == "device" else "fp32")  # fmt: skip
+        recipes = {"int8": Recipe("int8", epochs=arguments.epochs, batch=8),
+                   "device": Recipe("device", epochs=arguments.epochs, batch=1, memory="fraction8")}  # fmt: skip
+        best = grown(runs, tasks[0], [line.scheme for line in lines], recipes["int8"], progress)
+        for mode, recipe in recipes.items():
             fitting = [line for line in lines if mode == "int8" or line.sram <= memory]
-            rates = best_rates(runs, tasks[0], [line.scheme for line in fitting], plain, progress)
-            work = [(task, s, replace(plain, learning_rate=rate)) for s, rate in rates.items() for task in tasks]
+            if mode == "device":
+                grids = {line.scheme: [best[line.scheme] * share for share in DEVICE_SHARES] for line in fitting}
+                best = tried(runs, tasks[0], grids, recipe, progress)
+            work = [(task, line.scheme, replace(recipe, learning_rate=best[line.scheme]))
+                    for line in fitting for task in tasks]  # fmt: skip
             rows = runs.get(work, progress)
             for line, start in zip(fitting, range(0, len(rows), len(tasks)), strict=True):
                 line.results[mode] = rows[start : start + len(tasks)]
@@ -111,21 +116,26 @@ def main() -> None:
     draw(lines, memory)
 
 
-def best_rates(runs: Runs, task: Task, schemes: Sequence[str], plain: Recipe, progress: Progress) -> dict[str, float]:
-    """Scheme -> learning rate: its grid is extended downwards or upwards as long as the best rate is at that edge."""
-    grids = {scheme: set(RATES[plain.mode]) for scheme in schemes}
+def tried(
+    runs: Runs, task: Task, grids: Mapping[str, Sequence[float]], plain: Recipe, progress: Progress
+) -> dict[str, float]:
+    """Scheme -> best learning rate of its grid."""
+    work = {s: [(task, s, replace(plain, learning_rate=rate)) for rate in grid] for s, grid in grids.items()}
+    runs.get([item for items in work.values() for item in items], progress)
+    return {scheme: best_rate(runs.get(items)) for scheme, items in work.items()}
+
+
+def grown(runs: Runs, task: Task, schemes: Sequence[str], plain: Recipe, progress: Progress) -> dict[str, float]:
+    """Scheme -> best learning rate: its grid is extended downwards or upwards as long as the best is at that edge."""
+    grids = {scheme: sorted(RATES) for scheme in schemes}
     best: dict[str, float] = {}
-    growing = list(schemes)
-    while growing:
-        work = {s: [(task, s, replace(plain, learning_rate=rate)) for rate in sorted(grids[s])] for s in growing}
-        runs.get([item for items in work.values() for item in items], progress)
-        for scheme, items in work.items():
-            grid = grids[scheme]
-            best[scheme] = rate = best_rate(runs.get(items))
-            if min(grid) < rate < max(grid) or len(grid) == LARGEST_GRID:
-                growing.remove(scheme)
+    while grids:
+        best |= tried(runs, task, grids, plain, progress)
+        for scheme, grid in list(grids.items()):
+            if grid[0] < best[scheme] < grid[-1] or len(grid) == LARGEST_GRID:
+                del grids[scheme]
             else:
-                grid.add(rate / 2 if rate == min(grid) else rate * 2)
+                grids[scheme] = sorted([*grid, grid[0] / 2 if best[scheme] == grid[0] else grid[-1] * 2])
     return best
 
 
