@@ -155,18 +155,18 @@ def draw(lines: list[Line], memory: int) -> None:
     """Mean accuracy against SRAM; published schemes and searched ones are joined by lines."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for mode, style in (("int8", "-"), ("device", ":")):
-        for family, colour in (("searched", "#0072B2"), ("published", "#E69F00"), ("general", "#999999")):
+    for mode, style, marker in (("int8", "-", "o"), ("device", ":", "x")):
+        for family, colour in (("searched", "#0072B2"), ("published", "#E69F00"), ("general", "#666666")):
             chosen = [line for line in lines if mode in line.results and family == family_of(line.title)]
             points = [(line.sram / 1024, mean(line.results[mode])) for line in chosen]
-            if points:
-                axes.plot(*zip(*points, strict=True), style if family != "general" else "", color=colour,
-                          marker="o" if mode == "int8" else "x", label=f"{family}, {mode}")  # fmt: skip
-            for line, point in zip(chosen, points, strict=True):
-                if mode == "int8":
-                    axes.annotate(line.title, point, xytext=(3, 4), textcoords="offset points", fontsize=6)
+            axes.plot(*zip(*points, strict=True), linestyle=style if family != "general" else "none", color=colour,
+                      marker=marker, label=f"{family}, {'batch 8' if mode == 'int8' else mode}")  # fmt: skip
+            if mode == "int8" and family != "searched":
+                for line, point in zip(chosen, points, strict=True):
+                    axes.annotate(line.title, point, xytext=(4, -9), textcoords="offset points", fontsize=7)
     axes.axvline(memory / 1024, color="#D55E00", linewidth=0.8, label="SRAM of the board")
     axes.set(xlabel="peak SRAM (KB)", ylabel="test accuracy (%)", xscale="log")
+    axes.set_xticks([100, 150, 200, 320, 500, 1000, 2000], labels=["100", "150", "200", "320", "500", "1000", "2000"])
     axes.legend(fontsize=7)
     figure.savefig(FIGURES / "scheme_table.svg", metadata={"Date": None})
 
