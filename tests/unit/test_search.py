@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -240,6 +243,29 @@ def test_table_and_picture(space: Space, pricer: Pricer, tmp_path: Path):
     assert search_table(results, 10**6).row_count == 2
     draw_search({"random": results[:1], "exact": results[1:]}, tmp_path / "search.svg")
     assert b"<svg" in (tmp_path / "search.svg").read_bytes()
+
+
+SEARCH = """
+from test_search import GRAPH, made_up
+from tinytrain_lite.sparse.price import Pricer
+from tinytrain_lite.sparse.search import run_search
+from tinytrain_lite.sparse.space import Space
+analysis = made_up(depth=9)
+analysis.draws[0] = {key: accuracy and round(accuracy, 2) for key, accuracy in analysis.draws[0].items()}  # many ties
+print(run_search("evolutionary", Space(GRAPH, analysis), Pricer(GRAPH), 24_000, 120).candidate)
+"""
+
+
+def test_a_seed_gives_one_result_in_every_process():
+    """Python's hashes of strings differ from process to process, and with them the order of a set."""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", SEARCH], cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(found) == 1
 
 
 # ---- the command ---------------------------------------------------------------------------------

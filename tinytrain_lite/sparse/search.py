@@ -157,7 +157,7 @@ def evolve(book: Book, rng: np.random.Generator) -> None:
     population = [book.best] if book.best is not None else []
     stale = 0
     while not book.spent and stale < STALE:
-        parents = sorted(set(population), key=space.score, reverse=True)[:PARENTS]
+        parents = sorted(dict.fromkeys(population), key=space.score, reverse=True)[:PARENTS]  # a set has no fixed order
         founding = len(population) < POPULATION // 4 and book.evaluations < book.limit // 4
         population = list(population) if founding else list(parents)
         while len(population) < POPULATION and not book.spent and stale < STALE:
