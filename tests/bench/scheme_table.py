@@ -7,7 +7,8 @@ simulation in batches of 8 with float gradients; `device` the compiled step on t
 Learning rates are chosen row by row on 500 validation images with seed 0: for `int8` from a grid of factors of two,
 which grows until its best is not at its edge; for `device` an eighth or a quarter of that, as a batch of 8 averages
 eight gradients which the device applies one after the other. SRAM is the memory planner's. `searched-X` is the exact
-search's answer to the SRAM of preset X, or to X KB, from the gains in course/results/mcunet-analysis.json.
+search's answer to the SRAM of preset X, or to X KB, from the gains in course/results/mcunet-analysis.json. The last
+row is the ceiling: everything learns, in float32.
 """
 
 from __future__ import annotations
@@ -111,8 +112,11 @@ def main() -> None:
             rows = runs.get(work, progress)
             for line, start in zip(fitting, range(0, len(rows), len(tasks)), strict=True):
                 line.results[mode] = rows[start : start + len(tasks)]
-    print_table(f"{MODEL}, CIFAR-10 subset: test accuracy in %", cells(lines))
-    write_markdown(RESULTS / "scheme_table.md", cells(lines))
+        float32 = replace(recipes["int8"], mode="fp32", optimizer="sgd")
+        rate = grown(runs, tasks[0], ["full"], float32, progress)["full"]
+        ceiling = runs.get([(task, "full", replace(float32, learning_rate=rate)) for task in tasks], progress)
+    print_table(f"{MODEL}, CIFAR-10 subset: test accuracy in %", cells(lines, ceiling))
+    write_markdown(RESULTS / "scheme_table.md", cells(lines, ceiling))
     draw(lines, memory)
 
 
@@ -139,16 +143,20 @@ def grown(runs: Runs, task: Task, schemes: Sequence[str], plain: Recipe, progres
     return best
 
 
-def cells(lines: Sequence[Line]) -> list[list[str]]:
+def cells(lines: Sequence[Line], ceiling: Sequence[Row]) -> list[list[str]]:
     """The table, header first."""
-    result = [["scheme", "peak SRAM, B", "int8, batch 8", "rate", "device, batch 1", "rate"]]
+    result = [["scheme", "peak SRAM, B", "batch 8", "rate", "device, batch 1", "rate"]]
     for line in lines:
         row = [line.title, f"{line.sram:,}"]
         for mode in MODES:
             rows = line.results.get(mode)
-            row += [cell(rows), f"{rows[0]['recipe']['learning_rate']:g}"] if rows else ["does not fit", "-"]
+            row += [cell(rows), rate_of(rows)] if rows else ["does not fit", "-"]
         result.append(row)
-    return result
+    return [*result, ["full, fp32", "-", cell(ceiling), rate_of(ceiling), "-", "-"]]
+
+
+def rate_of(rows: Sequence[Row]) -> str:
+    return f"{rows[0]['recipe']['learning_rate']:g}"
 
 
 def draw(lines: list[Line], memory: int) -> None:
