@@ -83,7 +83,7 @@ def draw_analysis(analysis: Analysis, path: Path) -> None:
 def search_table(results: Sequence[Result], budget: int) -> Table:
     """One row a search: what it found, what that costs, and how far it may be from the optimum."""
     table = Table(title=f"schemes within {budget:,} bytes of SRAM")
-    for head in ("method", "score", "at most", "gap", "peak SRAM", "biases", "priced", "seconds"):
+    for head in ("method", "score", "at most", "gap", "SRAM", "biases", "priced", "seconds"):
         table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
     for r in results:
         proved = (points(r.bound), points(r.bound - r.score)) if r.bound is not None else ("-", "-")
