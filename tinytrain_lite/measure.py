@@ -79,18 +79,18 @@ def measure(
         host = stack.enter_context(closing(HostTarget(library)))
         device = stack.enter_context(closing(choose.open_target(target, elf, board=board, port=port))) if elf else None
         run = _Run(host, device, data, rate, progress)
-        before = run.accuracy()
+        before = run.classify()
         run.train(sample_order(len(data.train), steps, seed))
-        after = run.accuracy()
+        after = run.classify()
         counted = _count_on(program, target, device, elf, board, data) if device and elf else _uncounted(program)
     chip = load_board(board)
     return Measurement(
         model=program.name.partition("/")[0], scheme=program.name.partition("/")[2], target=target, board=board,
         compiler=compiler_name(), rounding=rule.rounding, qas=rule.qas, learning_rate=rate, seed=seed,
         data=data.train.name, classes=len(data.train.classes), train_images=len(data.train),
-        test_images=len(data.test), steps=steps, status=run.verdict(), accuracy_before=before,
-        accuracy_after=after, losses=run.losses, curve=run.curve, agreement=run.agreement(),
-        predicted=predict_sram(program), sram_limit=chip.ram.bytes,
+        test_images=len(data.test), steps=steps, status=verdict(run.losses, [(after, data.test.labels)]),
+        accuracy_before=_share(before, data.test), accuracy_after=_share(after, data.test), losses=run.losses,
+        curve=run.curve, agreement=run.agreement(), predicted=predict_sram(program), sram_limit=chip.ram.bytes,
         lower_bound=max(program.train_plan.lower_bound, program.infer_plan.lower_bound),
         flash_limit=chip.program.bytes, clock_hz=chip.clock_hz, arena=placements(program.train_plan),
         live=program.train_plan.live, ir=str(program.train), **counted,
@@ -106,7 +106,17 @@ def host_accuracy(program: Program, data: Split, *, rate: float, steps: int, see
     with closing(HostTarget(library)) as host:
         run = _Run(host, None, Split(data.train, nothing, data.test), rate, None)
         run.train(sample_order(len(data.train), steps, seed))
-        return run.accuracy()
+        return _share(run.classify(), data.test)
+
+
+def _share(predicted: np.ndarray, data: Dataset) -> float:
+    """Accuracy, 0..1."""
+    return float((predicted == data.labels).mean())
+
+
+def falling_rate(rate: float, done: int, steps: int) -> float:
+    """Learning rate after `done` of `steps` steps: linearly from `rate` towards 0."""
+    return rate * (1 - done / steps)
 
 
 def sample_order(images: int, steps: int, seed: int) -> np.ndarray:
@@ -138,7 +148,7 @@ class _Run:
         self._point(0)
         for done, index in enumerate(order.tolist(), start=1):
             for each in self._targets():
-                each.set_learning_rate(self.rate * (1 - (done - 1) / len(order)))
+                each.set_learning_rate(falling_rate(self.rate, done - 1, len(order)))
             results = [each.train(images[index], int(labels[index])) for each in self._targets()]
             if any(r.loss != results[0].loss or r.predicted != results[0].predicted for r in results):
                 raise MeasurementError(f"step {done}: the device's loss is {results[-1].loss}, here {results[0].loss}")
@@ -158,18 +168,14 @@ class _Run:
             images, labels = _prepared(self.data.validation, CURVE_IMAGES)
             self.curve.append((step, self.host.evaluate(images, labels.tolist())))
 
-    def accuracy(self) -> float:
-        """On the held-out images; a few of them are classified by the device as well."""
-        images, labels = _prepared(self.data.test)
+    def classify(self) -> np.ndarray:
+        """Predicted class (N,) of each held-out image; a few of them are classified by the device as well."""
+        images, _ = _prepared(self.data.test)
         if self.device:
             for image in images[:SPOT_CHECKS]:
                 if not np.array_equal(self.device.infer(image).logits, self.host.infer(image).logits):
                     raise MeasurementError("the device's logits of a held-out image differ from this computer's")
-        return self.host.evaluate(images, labels.tolist())
-
-    def verdict(self) -> str:
-        images, labels = _prepared(self.data.test)
-        return verdict(self.losses, [(self.host.logits(images).argmax(1), labels)])
+        return self.host.classify(images)
 
     def agreement(self) -> str:
         if not self.device:

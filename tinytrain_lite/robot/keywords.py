@@ -19,7 +19,7 @@ from robot.api.deco import keyword
 from tinytrain_lite import __version__, charts
 from tinytrain_lite.board import DEFAULT_BOARD, load_board
 from tinytrain_lite.errors import DoesNotFitError
-from tinytrain_lite.measure import sample_order
+from tinytrain_lite.measure import falling_rate, sample_order
 from tinytrain_lite.robot.amounts import amount, log_picture
 from tinytrain_lite.robot.faults import explain
 from tinytrain_lite.robot.models import LabImages, compile_named, hand_written, patterns
@@ -204,7 +204,7 @@ class TinyTrain:
         order = sample_order(len(self._images.train), int(steps), int(seed)).tolist()
         for done, index in enumerate(order):
             image, label = self._images.train[index], int(self._images.train_labels[index])
-            now = float(rate) * (1 - done / len(order))
+            now = falling_rate(float(rate), done, len(order))
             result = self._ask(partial(_step, image, label, now))
             self._trained.append((index, now))
             self._losses.append(result.loss)

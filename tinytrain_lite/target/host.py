@@ -142,18 +142,22 @@ class HostTarget(Target):
 
     def evaluate(self, images: Image, labels: Labels, progress: Progress | None = None) -> float:
         self._check_batch(images, labels)
-        batch = self._batch(images)
         wanted = np.array([check_label(int(label), self._info) for label in labels], np.uint16)
+        correct = int(np.count_nonzero(self.classify(images, progress) == wanted))
+        self._evaluated += len(wanted)
+        self._correct += correct
+        return correct / len(wanted)
+
+    def classify(self, images: Image, progress: Progress | None = None) -> NDArray[np.uint16]:
+        """Predicted class (N,) of int8 images (N, height, width, channels); what `stats` counts stays as it is."""
+        batch = self._batch(images)
         predicted = np.empty(len(batch), np.uint16)
         for start in range(0, len(batch), CHUNK):
             part = slice(start, min(start + CHUNK, len(batch)))
             self._library.tt_host_infer(batch[part].ctypes.data, part.stop - start, predicted[part].ctypes.data, None)
             if progress:
                 progress(part.stop - start)
-        correct = int(np.count_nonzero(predicted == wanted))
-        self._evaluated += len(batch)
-        self._correct += correct
-        return correct / len(batch)
+        return predicted
 
     def set_learning_rate(self, rate: float) -> None:
         if not 0 <= rate <= float(np.finfo(np.float32).max):
