@@ -10,7 +10,7 @@ import argparse
 import functools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,13 @@ class Runs:
             progress.remove_task(bar)
         return [self.known[key] for key in keys]
 
+    def groups(
+        self, work: Mapping[str, Sequence[tuple[Task, str, Recipe]]], progress: Progress
+    ) -> dict[str, list[Row]]:
+        """`get` for each name; what is missing anywhere goes to the processes together."""
+        self.get([item for items in work.values() for item in items], progress)
+        return {name: self.get(items) for name, items in work.items()}
+
 
 def _keyed(key: str, task: Task, scheme: str, recipe: Recipe) -> tuple[str, Row]:
     return key, run(task, scheme, recipe)
@@ -141,6 +148,11 @@ def _key(*parts: Any) -> str:
 def final(row: Row, part: str) -> float:
     """Accuracy at the end of a sound run; below every accuracy otherwise."""
     return row["accuracy"][part][-1] if row["status"] == "ok" else -1.0
+
+
+def rate_of(rows: Sequence[Row]) -> str:
+    """The learning rate that the runs of a cell share."""
+    return f"{rows[0]['recipe']['learning_rate']:g}"
 
 
 def best_rate(rows: Iterable[Row]) -> float:

@@ -7,16 +7,14 @@ The task and the search for learning rates of scheme_table.py, mini-batches; wit
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from experiment import RESULTS, Runs, Task, cell, options, print_table, write_markdown
+from experiment import RESULTS, Runs, Task, cell, options, print_table, rate_of, write_markdown
 from rich.progress import Progress
-from scheme_table import MODEL, Deployed, grown
+from scheme_table import MODEL, Deployed, grown, repeated
 
 from tinytrain_lite.train.trainer import Recipe
 
 SCHEMES = ("last", "last-6", "last-12", "49kb", "148kb", "bias", "full")
-HEADS = {"zeros": (Deployed, "scheme_table.jsonl"), "random": (Task, "head_table.jsonl")}
+HEADS = {"head of zeros": (Deployed, "scheme_table.jsonl"), "random head": (Task, "head_table.jsonl")}
 
 
 def main() -> None:
@@ -27,11 +25,10 @@ def main() -> None:
         for head, (kind, file) in HEADS.items():
             runs = Runs(arguments.results / file, arguments.jobs)
             tasks = [kind(MODEL, "cifar10-subset", seed, arguments.per_class) for seed in range(arguments.seeds)]
-            best = grown(runs, tasks[0], SCHEMES, plain, progress)
-            rows[0] += [f"head of {head}" if head == "zeros" else f"{head} head", "rate"]
+            results = repeated(runs, tasks, grown(runs, tasks[0], SCHEMES, plain, progress), plain, progress)
+            rows[0] += [head, "rate"]
             for row, scheme in zip(rows[1:], SCHEMES, strict=True):
-                work = [(task, scheme, replace(plain, learning_rate=best[scheme])) for task in tasks]
-                row += [cell(runs.get(work, progress)), f"{best[scheme]:g}"]
+                row += [cell(results[scheme]), rate_of(results[scheme])]
     print_table(f"{MODEL}, CIFAR-10 subset: test accuracy in %", rows)
     write_markdown(RESULTS / "head_table.md", rows)
 

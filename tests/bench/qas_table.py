@@ -27,6 +27,7 @@ from experiment import (
 )
 from rich.progress import Progress
 
+from tinytrain_lite.plots import new_figure, write_figure
 from tinytrain_lite.train.trainer import Recipe
 
 MODEL, SCHEME = "mcunet-5fps", "last-7"  # blocks 12 and 13, three layers each, and the head
@@ -69,13 +70,8 @@ def search(runs: Runs, method: Method, task: Task, progress: Progress) -> float:
 
 def plot(results: dict[str, dict[str, list[Row]]]) -> None:
     """Bars of the mean with the spread of the seeds, written as an SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "tinytrain"  # the same file from the same numbers
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 3.6))
+    figure = new_figure(8, 3.6)
+    axes = figure.subplots()
     width = 0.8 / len(results)
     for i, (name, by_set) in enumerate(results.items()):
         values = [[100 * final(row, "test") for row in by_set[d] if row["status"] == "ok"] or [0.0] for d in DATASETS]
@@ -86,9 +82,7 @@ def plot(results: dict[str, dict[str, list[Row]]]) -> None:
     axes.set_xticks(np.arange(len(DATASETS)) + 0.4 - width / 2, DATASETS)
     axes.set_ylabel("test accuracy, %")
     axes.legend(fontsize=7, ncol=2, loc="lower right")
-    figure.tight_layout()
-    FIGURES.mkdir(exist_ok=True)
-    figure.savefig(FIGURES / "qas_table.svg", metadata={"Date": None})
+    write_figure(figure, FIGURES / "qas_table.svg")
 
 
 def main() -> None:

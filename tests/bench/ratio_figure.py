@@ -31,7 +31,6 @@ def main() -> None:
         off = np.nanmax(np.abs(np.array(list(values.values())) - np.array(list(ratios["fp32"].values()))))
         table.add_row(name, *row, f"{off:.2f}")
     Console().print(table)
-    FIGURES.mkdir(exist_ok=True)
     plot_ratios(ratios, FIGURES / "wg_ratio.svg", f"{MODEL}, {IMAGES} images of {DATASET}")
 
 

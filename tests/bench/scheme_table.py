@@ -30,15 +30,16 @@ from experiment import (
     final,
     options,
     print_table,
+    rate_of,
     write_markdown,
-)  # fmt: skip
-from matplotlib.figure import Figure
+)
 from rich.progress import Progress
 
 from tinytrain_lite.board import DEFAULT_BOARD, load_board
 from tinytrain_lite.files import write_text
 from tinytrain_lite.frontend.mcunet import import_checkpoint
 from tinytrain_lite.graph import Graph
+from tinytrain_lite.plots import new_figure, write_figure
 from tinytrain_lite.sparse.analysis import Analysis
 from tinytrain_lite.sparse.presets import find_scheme
 from tinytrain_lite.sparse.price import Pricer, parse_bytes
@@ -99,22 +100,19 @@ def main() -> None:
     lines.sort(key=lambda line: line.sram)
     memory = load_board(DEFAULT_BOARD).ram.bytes
     with Progress() as progress:
-        recipes = {"int8": Recipe("int8", epochs=arguments.epochs, batch=8),
-                   "device": Recipe("device", epochs=arguments.epochs, batch=1, memory="fraction8")}  # fmt: skip
-        best = grown(runs, tasks[0], [line.scheme for line in lines], recipes["int8"], progress)
-        for mode, recipe in recipes.items():
-            fitting = [line for line in lines if mode == "int8" or line.sram <= memory]
-            if mode == "device":
-                grids = {line.scheme: [best[line.scheme] * share for share in DEVICE_SHARES] for line in fitting}
-                best = tried(runs, tasks[0], grids, recipe, progress)
-            work = [(task, line.scheme, replace(recipe, learning_rate=best[line.scheme]))
-                    for line in fitting for task in tasks]  # fmt: skip
-            rows = runs.get(work, progress)
-            for line, start in zip(fitting, range(0, len(rows), len(tasks)), strict=True):
-                line.results[mode] = rows[start : start + len(tasks)]
-        float32 = replace(recipes["int8"], mode="fp32", optimizer="sgd")
-        rate = grown(runs, tasks[0], ["full"], float32, progress)["full"]
-        ceiling = runs.get([(task, "full", replace(float32, learning_rate=rate)) for task in tasks], progress)
+        batches = Recipe("int8", epochs=arguments.epochs, batch=8)
+        device = replace(batches, mode="device", batch=1, memory="fraction8")
+        float32 = replace(batches, mode="fp32", optimizer="sgd")
+        best = grown(runs, tasks[0], [line.scheme for line in lines], batches, progress)
+        grids = {line.scheme: [best[line.scheme] * share for share in DEVICE_SHARES]
+                 for line in lines if line.sram <= memory}  # fmt: skip
+        results = {
+            "int8": repeated(runs, tasks, best, batches, progress),
+            "device": repeated(runs, tasks, tried(runs, tasks[0], grids, device, progress), device, progress),
+        }
+        ceiling = repeated(runs, tasks, grown(runs, tasks[0], ["full"], float32, progress), float32, progress)["full"]
+    for line in lines:
+        line.results = {mode: by_scheme[line.scheme] for mode, by_scheme in results.items() if line.scheme in by_scheme}
     print_table(f"{MODEL}, CIFAR-10 subset: test accuracy in %", cells(lines, ceiling))
     write_markdown(RESULTS / "scheme_table.md", cells(lines, ceiling))
     draw(lines, memory)
@@ -125,8 +123,7 @@ def tried(
 ) -> dict[str, float]:
     """Scheme -> best learning rate of its grid."""
     work = {s: [(task, s, replace(plain, learning_rate=rate)) for rate in grid] for s, grid in grids.items()}
-    runs.get([item for items in work.values() for item in items], progress)
-    return {scheme: best_rate(runs.get(items)) for scheme, items in work.items()}
+    return {scheme: best_rate(rows) for scheme, rows in runs.groups(work, progress).items()}
 
 
 def grown(runs: Runs, task: Task, schemes: Sequence[str], plain: Recipe, progress: Progress) -> dict[str, float]:
@@ -143,6 +140,14 @@ def grown(runs: Runs, task: Task, schemes: Sequence[str], plain: Recipe, progres
     return best
 
 
+def repeated(
+    runs: Runs, tasks: Sequence[Task], rates: Mapping[str, float], plain: Recipe, progress: Progress
+) -> dict[str, list[Row]]:
+    """Scheme -> one run a task, at the learning rate of the scheme."""
+    work = {s: [(task, s, replace(plain, learning_rate=rate)) for task in tasks] for s, rate in rates.items()}
+    return runs.groups(work, progress)
+
+
 def cells(lines: Sequence[Line], ceiling: Sequence[Row]) -> list[list[str]]:
     """The table, header first."""
     result = [["scheme", "peak SRAM, B", "batch 8", "rate", "device, batch 1", "rate"]]
@@ -155,13 +160,9 @@ def cells(lines: Sequence[Line], ceiling: Sequence[Row]) -> list[list[str]]:
     return [*result, ["full, fp32", "-", cell(ceiling), rate_of(ceiling), "-", "-"]]
 
 
-def rate_of(rows: Sequence[Row]) -> str:
-    return f"{rows[0]['recipe']['learning_rate']:g}"
-
-
 def draw(lines: list[Line], memory: int) -> None:
     """Mean accuracy against SRAM; published schemes and searched ones are joined by lines."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     for mode, style, marker in (("int8", "-", "o"), ("device", ":", "x")):
         for family, colour in (("searched", "#0072B2"), ("published", "#E69F00"), ("general", "#666666")):
@@ -176,7 +177,7 @@ def draw(lines: list[Line], memory: int) -> None:
     axes.set(xlabel="peak SRAM (KB)", ylabel="test accuracy (%)", xscale="log")
     axes.set_xticks([100, 150, 200, 320, 500, 1000, 2000], labels=["100", "150", "200", "320", "500", "1000", "2000"])
     axes.legend(fontsize=7)
-    figure.savefig(FIGURES / "scheme_table.svg", metadata={"Date": None})
+    write_figure(figure, FIGURES / "scheme_table.svg")
 
 
 def mean(rows: Sequence[Row]) -> float:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from tinytrain_lite.errors import UnsupportedError
+from tinytrain_lite.plots import new_figure, write_figure
 from tinytrain_lite.sparse.analysis import RATIOS, Analysis
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from tinytrain_lite.sparse.search import Result
 
 # Okabe and Ito's colours, light to dark for a growing share of a weight.
@@ -55,7 +53,7 @@ def analysis_table(analysis: Analysis) -> Table:
 
 def draw_analysis(analysis: Analysis, path: Path) -> None:
     """The paper's figure 5 (a) and (b): gain of the last k biases, and gain of each weight by share."""
-    figure = _figure(10, 7)
+    figure = new_figure(10, 7)
     upper, lower = figure.subplots(2, 1)
     counts = range(1, len(analysis.layers) + 1)
     gains = [(k, 100 * gain) for k in counts if (gain := analysis.bias_gain(k)) is not None]
@@ -77,7 +75,7 @@ def draw_analysis(analysis: Analysis, path: Path) -> None:
     lower.axhspan(-100 * analysis.standard_error, 100 * analysis.standard_error, color="#DDDDDD", zorder=0,
                   label=error_title(analysis).lower())  # fmt: skip
     lower.legend(fontsize=7)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def search_table(results: Sequence[Result], budget: int) -> Table:
@@ -94,7 +92,7 @@ def search_table(results: Sequence[Result], budget: int) -> Table:
 
 def draw_search(runs: dict[str, Sequence[Result]], path: Path) -> None:
     """Best score by number of schemes priced; one line a run, and the proven bound."""
-    figure = _figure(7, 4.5)
+    figure = new_figure(7, 4.5)
     axes = figure.subplots()
     for method, results in runs.items():
         for n, r in enumerate(results):
@@ -107,21 +105,4 @@ def draw_search(runs: dict[str, Sequence[Result]], path: Path) -> None:
                 )
     axes.set(xlabel="schemes priced by the memory planner", ylabel="sum of gains (percentage points)", xscale="log")
     axes.legend(fontsize=8)
-    _write(figure, path)
-
-
-def _figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches. Raises UnsupportedError if matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UnsupportedError("figures need matplotlib; `pip install 'tinytrain-lite[search]'`") from None
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _write(figure: Figure, path: Path) -> None:
-    import matplotlib
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "tinytrain"}):  # the same picture gives the same bytes
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    write_figure(figure, path)

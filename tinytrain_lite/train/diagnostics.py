@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from tinytrain_lite.graph import Graph
+from tinytrain_lite.plots import new_figure, write_figure
 from tinytrain_lite.quantize import quantize_image
 from tinytrain_lite.sparse.scheme import UpdateScheme, preset
 from tinytrain_lite.train.datasets import Dataset
@@ -60,19 +61,12 @@ def _log_ratio(weight: torch.Tensor, grad: torch.Tensor) -> float:
 
 def plot_ratios(ratios: dict[str, dict[str, float]], file: Path, title: str = "") -> None:
     """Draw the ratios over the tensors, one line an arithmetic; the suffix of `file` chooses SVG or PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "tinytrain"  # equal numbers give an equal file
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 3.2))
+    figure = new_figure(8, 3.2)
+    axes = figure.subplots()
     for (name, values), style in zip(ratios.items(), ("-", "-", "--"), strict=True):
         axes.plot(list(values.values()), style, label=name, linewidth=1.2)
     axes.set_xlabel("tensor, from the first layer to the head (weight, bias, weight, ...)")
     axes.set_ylabel("log10(|W| / |G|)")
     axes.set_title(title, fontsize=10)
     axes.legend()
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-    pyplot.close(figure)
+    write_figure(figure, file)
