@@ -75,6 +75,6 @@ def renode() -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(f"Renode {VERSION}", total=None)
-        target = setup_renode(console.print, lambda done, total: bar.update(task, completed=done, total=total or None))
+        target = setup_renode(console.print, lambda done, total: bar.update(task, completed=done, total=total))
         bar.update(task, total=1, completed=1)
     console.print(f"Renode {VERSION}: {target}")

@@ -225,7 +225,7 @@ def pinned(elsewhere: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> 
     def offline(url: str, timeout: float) -> None:
         raise urllib.error.URLError("no network here")
 
-    monkeypatch.setattr(renode_home.urllib.request, "urlopen", offline)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
     (elsewhere / "cache" / "downloads").mkdir(parents=True)
     return elsewhere / "cache" / "downloads" / "renode.tar.gz"
 

@@ -6,7 +6,6 @@ Looked for in this order: what pyrenode3 itself reads (``PYRENODE_BIN``, ``PYREN
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import platform
@@ -15,13 +14,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinytrain_lite.download import DownloadError, Progress, download, hex_digest
 from tinytrain_lite.errors import TinyTrainError
 from tinytrain_lite.target.choose import TargetUnavailable
 from tinytrain_lite.toolchain import cache_dir
@@ -30,7 +28,6 @@ VERSION = "1.16.1"
 RELEASE = f"https://github.com/renode/renode/releases/download/v{VERSION}"
 PYRENODE = "https://github.com/antmicro/pyrenode3/archive/dde4a47660ef1b8874a91ed514a0bd04b33a5add.zip"
 CHOSEN_BY = ("PYRENODE_BIN", "PYRENODE_BUILD_DIR", "PYRENODE_PKG")
-CHUNK = 1 << 20
 
 
 class SetupError(TinyTrainError):
@@ -120,11 +117,11 @@ def _usable(folder: Path) -> tuple[str, Path] | None:
     return None
 
 
-def setup_renode(say: Callable[[str], None], progress: Callable[[int, int], None]) -> Path:
+def setup_renode(say: Callable[[str], None], progress: Progress) -> Path:
     """Install the pinned Renode and pyrenode3; returns Renode's folder. ``progress(bytes done, bytes in all)``.
 
-    Nothing is downloaded twice. Raises SetupError: unknown platform, no network, or a file that is not the one
-    that was pinned.
+    Nothing is downloaded twice; a cut download is taken up again. Raises SetupError: unknown platform, no network, or a
+    file that is not the one that was pinned.
     """
     key = (platform.system(), platform.machine())
     if key not in RELEASES:
@@ -143,35 +140,25 @@ def setup_renode(say: Callable[[str], None], progress: Callable[[int, int], None
     return target
 
 
-def _fetch(release: Release, progress: Callable[[int, int], None]) -> Path:
+def _fetch(release: Release, progress: Progress) -> Path:
     """The archive, from the download folder or from the network, with the right SHA-256."""
     archive = cache_dir() / "downloads" / release.file
     archive.parent.mkdir(parents=True, exist_ok=True)
     url = f"{RELEASE}/{release.file}"
     if not archive.is_file():
-        draft = archive.with_name(f"{archive.name}.{os.getpid()}")
+        draft = archive.with_name(f"{archive.name}.part")
+        advice = f"Download it where there is a network, put it at {archive}, and run `tinytrain setup renode` again"
         try:
-            with urllib.request.urlopen(url, timeout=30) as source, draft.open("wb") as file:
-                total = int(source.headers.get("Content-Length", 0))
-                done = 0
-                while block := source.read(CHUNK):
-                    file.write(block)
-                    done += len(block)
-                    progress(done, total)
+            download(url, draft, progress)
             os.replace(draft, archive)
-        except (urllib.error.URLError, OSError) as error:
-            draft.unlink(missing_ok=True)
-            raise SetupError(
-                f"cannot download {url} ({error}). Download it where there is a network, put it at {archive}, "
-                "and run `tinytrain setup renode` again"
-            ) from None
-    digest = hashlib.sha256()
-    with archive.open("rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    if digest.hexdigest() != release.sha256:
+        except DownloadError as error:
+            raise SetupError(f"{error} {advice}") from None
+        except OSError as error:
+            raise SetupError(f"cannot download {url} ({error}). {advice}") from None
+    found = hex_digest(archive, "sha256")
+    if found != release.sha256:
         raise SetupError(
-            f"{archive} is not Renode {VERSION}: its SHA-256 is {digest.hexdigest()}, {release.sha256} is expected. "
+            f"{archive} is not Renode {VERSION}: its SHA-256 is {found}, {release.sha256} is expected. "
             f"Delete it and run `tinytrain setup renode` again; it comes from {url}"
         )
     return archive

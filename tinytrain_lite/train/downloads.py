@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import http.client
 import os
-import ssl
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from tinytrain_lite import __version__
+from tinytrain_lite.download import DownloadError, download, hex_digest
 from tinytrain_lite.errors import DatasetError
 from tinytrain_lite.train.sources import RemoteFile, Source
 
 __all__ = ["obtain"]
-
-CHUNK = 1 << 16  # bytes
-TIMEOUT = 30  # seconds without an answer
 
 
 def obtain(source: Source, part: str, folder: Path) -> None:
@@ -63,21 +55,14 @@ def _by_hand(source: Source, files: list[RemoteFile], folder: Path) -> str:
 
 
 def _download(file: RemoteFile, target: Path, advice: str) -> None:
-    """Download to ``target``.part, from where it ends; the file gets its name once its checksum is right.
-
-    As long as an attempt brings new bytes, a cut connection is taken up again.
-    """
+    """Download to ``target``.part, from where it ends; the file gets its name once its checksum is right."""
     draft = target.with_name(f"{target.name}.part")
-    while True:
-        before = _size(draft)
+    with _bar() as bar:
+        task = bar.add_task(file.name, total=None)
         try:
-            _attempt(file, draft)
-            break
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-            if _size(draft) > before and not isinstance(error, urllib.error.HTTPError):
-                continue
-            kept = f" {_size(draft):,} bytes are kept in {draft} and not fetched again." if _size(draft) else ""
-            raise DatasetError(f"cannot download {file.url} ({error}).{kept} {advice}") from error
+            download(file.url, draft, lambda done, total: bar.update(task, completed=done, total=total))
+        except DownloadError as error:
+            raise DatasetError(f"{error} {advice}") from error
     found = _digest(draft, file.checksum)
     if found != file.checksum:
         draft.unlink()
@@ -87,35 +72,6 @@ def _download(file: RemoteFile, target: Path, advice: str) -> None:
             f"{target.resolve()}"
         )
     os.replace(draft, target)
-
-
-def _attempt(file: RemoteFile, draft: Path) -> None:
-    """One request for the bytes that ``draft`` lacks. Raises ConnectionError if fewer come than were announced."""
-    start = _size(draft)
-    request = urllib.request.Request(file.url, headers={"User-Agent": f"tinytrain-lite/{__version__}"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if start and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is lacking; the checksum decides
-        raise
-    with answer:
-        resumed = answer.status == http.HTTPStatus.PARTIAL_CONTENT
-        if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise http.client.HTTPException(f"asked for bytes from {start}, got {answer.headers.get('Content-Range')}")
-        done = start if resumed else 0
-        length = answer.headers.get("Content-Length")
-        total = done + int(length) if length else None
-        with draft.open("ab" if resumed else "wb") as out, _bar() as bar:
-            task = bar.add_task(file.name, total=total, completed=done)
-            while block := answer.read(CHUNK):
-                out.write(block)
-                done += len(block)
-                bar.update(task, completed=done)
-    if total is not None and done < total:
-        raise ConnectionError(f"cut after {done:,} of {total:,} bytes")
 
 
 def _unpack(archive: Path, holds: str) -> None:
@@ -140,13 +96,7 @@ def _unpack(archive: Path, holds: str) -> None:
 def _digest(path: Path, checksum: str) -> str:
     """The checksum of a file, in the algorithm of ``checksum``, written like it."""
     algorithm = checksum.split(":")[0]
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False))
-    return f"{algorithm}:{digest.hexdigest()}"
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    return f"{algorithm}:{hex_digest(path, algorithm)}"
 
 
 @contextlib.contextmanager
